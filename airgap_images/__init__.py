@@ -1,0 +1,1 @@
+"""OCI bytes, at rest and in motion: digests, the content-addressed store, bundles, registries, engines."""

@@ -1,0 +1,68 @@
+"""One encoding for what we write, one strict reader for what we are given.
+
+Written JSON has sorted keys and no clock in it: the same value is always the same bytes.
+Read JSON is bounded, has no duplicate keys, no NaN, and a bounded depth.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from manifests.errors import InvalidFileError
+
+MAX_DEPTH = 64  # levels of nesting; the deepest document we write has 9
+
+
+def compact(value: Any) -> bytes:
+    """Encode for machines: sorted keys, no spaces, UTF-8."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def readable(value: Any) -> bytes:
+    """Encode for people and line-based diffs: sorted keys, one value a line, final newline."""
+    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def parse(raw: bytes, what: str, *, limit: int) -> Any:
+    """Parse hostile JSON of at most ``limit`` bytes; ``what`` names it in the error.
+
+    Raises InvalidFileError on anything but one strict UTF-8 JSON document.
+    """
+    if len(raw) > limit:
+        raise InvalidFileError(f"{what}: {len(raw)} bytes, at most {limit} allowed", hint="this is not a file this tool wrote")
+    try:
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except RecursionError:
+        raise InvalidFileError(f"{what}: nested too deeply", hint="this is not a file this tool wrote") from None
+    except ValueError as error:
+        raise InvalidFileError(f"{what}: not valid JSON: {error}", hint="restore the file from where it came") from None
+    _check_depth(value, what)
+    return value
+
+
+def _check_depth(value: Any, what: str) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for node in level
+            if isinstance(node, (dict, list))
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+        if not level:
+            return
+    raise InvalidFileError(f"{what}: nested deeper than {MAX_DEPTH} levels", hint="this is not a file this tool wrote")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"duplicate key {twice!r}")
+    return result
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,65 @@
+"""Typed errors, one class per thing the reader would do next.
+
+Rules: the message says what failed, on what, expected against got; the hint says the next step.
+Only the two ``cli`` modules turn an error into output and an exit code.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class AirgapError(Exception):
+    """Base of every refusal and failure this product raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UsageError(AirgapError):
+    """The command line or a file the user wrote is wrong: fix it and run again."""
+
+    exit_code = 2
+
+
+class InvalidFileError(UsageError):
+    """A file (intent, lock, policy, site) does not have the form it must have."""
+
+
+class NetworkError(AirgapError):
+    """A remote could not be reached or did not deliver: check the network, then run again."""
+
+
+class SiteError(AirgapError):
+    """This machine lacks something: disk, permission, engine, file system support."""
+
+
+class IntegrityError(AirgapError):
+    """Bytes are not what their digest, size or form says: distrust them."""
+
+    exit_code = 3
+
+
+class TrustError(AirgapError):
+    """Signatures, freshness or policy do not allow this bundle."""
+
+    exit_code = 3
+
+
+class FindingsError(AirgapError):
+    """A check found something at or above the gate."""
+
+    exit_code = 4
+
+
+class NotAssessedError(AirgapError):
+    """Something could not be assessed, which is never the same as fine."""
+
+    exit_code = 5

@@ -1,0 +1,78 @@
+"""``bundle.yaml``: what the user asks for. Fields of a component beyond name, kind and role belong to its kind's source."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from manifests import yamlfile
+from manifests.lock import Frozen, Kind, Name, Target
+
+
+class Serving(Frozen):
+    """How the models will be served; read by sizing."""
+
+    max_model_len: int | None = Field(default=None, ge=1, description="context length in tokens")
+    concurrency: int | None = Field(default=None, ge=1, description="requests served at once")
+    quantization: Literal["bf16", "fp16", "fp8", "int8", "fp4", "int4"] | None = None
+
+
+class Checks(Frozen):
+    """What the builder accepts; `refuse` stops the build, `warn` records a finding."""
+
+    pickle: Literal["refuse", "warn"] = Field(default="refuse", description="model files that run code when loaded")
+    remote_code: Literal["refuse", "warn"] = Field(default="refuse", description="model configuration that names code to run")
+    quarantine_days: int = Field(default=0, ge=0, le=3650, description="days a package must have been public")
+
+
+class Component(BaseModel):
+    """One thing to carry. The other fields depend on `kind`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    name: Name
+    kind: Kind
+    role: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9-]{0,31}$")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return the fields that belong to the kind's source."""
+        return dict(self.model_extra or {})
+
+
+class Intent(Frozen):
+    """The whole file."""
+
+    apiVersion: Literal["airgap/v1"]  # noqa: N815 - YAML field
+    name: Name
+    stream: Name = Field(description="serials count up within a stream")
+    target: Target = Field(default_factory=Target)
+    serving: Serving = Field(default_factory=Serving)
+    components: tuple[Component, ...] = Field(min_length=1, max_length=4096, strict=False)
+    deploy: dict[str, Any] = Field(default_factory=dict, description="which server, gateway and monitoring to render at the site")
+    checks: Checks = Field(default_factory=Checks)
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        names = [component.name for component in self.components]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"component name {twice[0]!r} stands twice")
+        reserved = [name for name in names if name.startswith("airgap-")]
+        if reserved:
+            raise ValueError(f"component name {reserved[0]!r}: names starting with `airgap-` are reserved")
+        return self
+
+    @property
+    def sha256(self) -> str:
+        """Return the sha256 (hex) of the intent's values; comments and layout do not count."""
+        return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()
+
+
+def load(path: Path) -> tuple[Intent, yamlfile.Document]:
+    """Read ``bundle.yaml``; the document says on which line each value stands."""
+    document = yamlfile.load(path)
+    return document.validate(Intent), document

@@ -1,0 +1,57 @@
+"""Relative paths that are safe to create on the isolated side, and names that are safe in a terminal and a URL."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from manifests.errors import InvalidFileError
+
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+MAX_PATH = 1024  # bytes of UTF-8
+MAX_SEGMENT = 255  # bytes, the limit of ext4, xfs and exFAT names
+
+
+def check_relative(path: str, what: str) -> str:
+    """Return ``path`` if it is a normalised relative POSIX path that stays below its root.
+
+    Refuses absolute paths, ``..``, empty segments, backslashes, control characters and over-long names.
+    """
+    reason = _unsafe(path)
+    if reason:
+        raise InvalidFileError(f"{what}: path {printable(path)!r} {reason}", hint="use a plain relative path with forward slashes")
+    return path
+
+
+def _unsafe(path: str) -> str | None:
+    if not path or len(path.encode("utf-8", "surrogatepass")) > MAX_PATH:
+        return f"is empty or longer than {MAX_PATH} bytes"
+    if "\\" in path or any(unicodedata.category(c)[0] == "C" for c in path):
+        return "contains a backslash or a control character"
+    for segment in path.split("/"):
+        if segment in {"", ".", ".."}:
+            return "is absolute or has an empty, '.' or '..' segment"
+        if len(segment.encode()) > MAX_SEGMENT:
+            return f"has a segment longer than {MAX_SEGMENT} bytes"
+    return None
+
+
+def check_disjoint(paths: tuple[str, ...], what: str) -> None:
+    """Refuse a list in which a path stands twice, twice but for letter case, or as a file and a folder at once."""
+    folded: dict[str, str] = {}
+    for path in paths:
+        other = folded.setdefault(path.casefold(), path)
+        if other is not path:
+            raise InvalidFileError(f"{what}: {printable(path)!r} and {printable(other)!r} are one path on some systems", hint="rename one of them")
+    for path in paths:
+        parent = path
+        while "/" in parent:
+            parent = parent.rsplit("/", 1)[0]
+            if parent.casefold() in folded:
+                raise InvalidFileError(f"{what}: {printable(parent)!r} is a file and a folder at once", hint="rename one of them")
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """Return ``text`` without control characters and cut to ``limit``, for messages about hostile names."""
+    clean = "".join(c if unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return clean if len(clean) <= limit else clean[: limit - 1] + "…"
