@@ -7,11 +7,14 @@ Read JSON is bounded, has no duplicate keys, no NaN, and a bounded depth.
 from __future__ import annotations
 
 import json
+import re
+from datetime import UTC, datetime
 from typing import Any
 
 from manifests.errors import InvalidFileError
 
 MAX_DEPTH = 64  # levels of nesting; the deepest document we write has 9
+_STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
 def compact(value: Any) -> bytes:
@@ -39,6 +42,18 @@ def parse(raw: bytes, what: str, *, limit: int) -> Any:
         raise InvalidFileError(f"{what}: not valid JSON: {error}", hint="restore the file from where it came") from None
     _check_depth(value, what)
     return value
+
+
+def stamp(moment: datetime) -> str:
+    """Write a moment as RFC 3339 in UTC with whole seconds: ``2026-11-24T17:00:00Z``."""
+    return moment.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
+
+
+def moment(text: str) -> datetime:
+    """Read what ``stamp`` writes; raises ValueError on any other form."""
+    if not _STAMP.fullmatch(text):
+        raise ValueError("not a time in the form 2026-11-24T17:00:00Z")
+    return datetime.fromisoformat(text)
 
 
 def _check_depth(value: Any, what: str) -> None:

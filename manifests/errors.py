@@ -6,6 +6,7 @@ Only the two ``cli`` modules turn an error into output and an exit code.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -51,6 +52,18 @@ class TrustError(AirgapError):
     """Signatures, freshness or policy do not allow this bundle."""
 
     exit_code = 3
+
+
+class RefusedError(AirgapError):
+    """A bundle is refused for the ``failures`` listed, each an integrity or trust error of its own."""
+
+    exit_code = 3
+
+    def __init__(self, failures: Sequence[AirgapError]) -> None:
+        first = failures[0]
+        more = f" (and {len(failures) - 1} more reasons)" if len(failures) > 1 else ""
+        super().__init__(f"{first.message}{more}", hint=first.hint)
+        self.failures = tuple(failures)
 
 
 class FindingsError(AirgapError):

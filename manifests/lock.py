@@ -16,7 +16,6 @@ from manifests import canonical
 from manifests.errors import InvalidFileError
 from manifests.paths import check_disjoint, check_relative
 
-LOCK_VERSION = 1
 MAX_LOCK = 256 << 20  # bytes; a lock of 100,000 files is about 40 MB
 MAX_INLINE = 4 << 20  # bytes of text in one inline file
 
@@ -82,7 +81,7 @@ class LockedComponent(Frozen):
             if self.inline:
                 raise ValueError("an image has no inline files")
         else:
-            check_disjoint(tuple(f.path for f in (*self.files, *self.inline)), f"component {self.name}")
+            check_disjoint((*(pin.path for pin in self.files), *(text.path for text in self.inline)), f"component {self.name}")
         return self
 
     @property
@@ -109,7 +108,7 @@ class Target(Frozen):
 class Lock(Frozen):
     """The whole reviewed result of ``airgap-bundle lock``."""
 
-    lockVersion: Literal[1] = LOCK_VERSION  # noqa: N815 - JSON field
+    lockVersion: Literal[1] = 1  # noqa: N815 - JSON field
     name: Name
     stream: Name
     target: Target = Field(default_factory=Target)
@@ -137,7 +136,7 @@ class Lock(Frozen):
 
     def to_bytes(self) -> bytes:
         """Return the one encoding of this lock."""
-        return canonical.readable(self.model_dump(mode="json", exclude_defaults=True) | {"lockVersion": LOCK_VERSION})
+        return canonical.readable(self.model_dump(mode="json", exclude_defaults=True) | {"lockVersion": self.lockVersion})
 
     @property
     def size(self) -> int:

@@ -42,7 +42,9 @@ def check_disjoint(paths: tuple[str, ...], what: str) -> None:
     for path in paths:
         other = folded.setdefault(path.casefold(), path)
         if other is not path:
-            raise InvalidFileError(f"{what}: {printable(path)!r} and {printable(other)!r} are one path on some systems", hint="rename one of them")
+            raise InvalidFileError(
+                f"{what}: {printable(path)!r} and {printable(other)!r} are one path on some systems", hint="rename one of them"
+            )
     for path in paths:
         parent = path
         while "/" in parent:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -27,7 +27,7 @@ Location = tuple[str | int, ...]
 class _Loader(yaml.SafeLoader):
     """Safe loader that keeps dates as text and refuses aliases (a billion laughs needs them)."""
 
-    yaml_implicit_resolvers = {
+    yaml_implicit_resolvers: ClassVar = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -63,7 +63,7 @@ class Document:
         field = ".".join(str(part) for part in location) or "document"
         got = "nothing" if first["type"] == "missing" else printable(re.sub(r"\s+", " ", repr(first["input"])), 80)
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        hint = f"fields here: {', '.join(model.model_fields)}" if first["type"] == "extra_forbidden" else "correct the field, then run again"
+        hint = f"fields here: {', '.join(model.model_fields)}" if first["type"] == "extra_forbidden" else "correct the field"
         return self.error(location, f"field {field}: {_expected(first['msg'])}, got {got}{more}", hint)
 
     def _compose(self, raw: bytes) -> yaml.Node:
@@ -101,7 +101,8 @@ class Document:
             if not isinstance(key, str) or key_node.tag != "tag:yaml.org,2002:str":
                 raise self.error((*location, str(key)), f"key {printable(str(key))!r} is not text", "quote it")
             if key in result:
-                raise InvalidFileError(f"{self.name}:{key_node.start_mark.line + 1}: key {printable(key)!r} stands twice", hint="remove one")
+                line = key_node.start_mark.line + 1
+                raise InvalidFileError(f"{self.name}:{line}: key {printable(key)!r} stands twice", hint="remove one")
             result[key] = self._value(child, (*location, key))
         return result
 
@@ -110,7 +111,7 @@ class Document:
             raise self.error(location, f"tag {printable(node.tag)!r} is not accepted", "write plain text, numbers, lists and maps")
         try:
             loader = _Loader("")
-            return loader.construct_object(node)  # type: ignore[no-untyped-call]
+            return loader.construct_object(node)
         except (ValueError, yaml.YAMLError):
             raise self.error(location, f"cannot read {printable(str(node.value))!r}", "quote it") from None
 
