@@ -43,7 +43,7 @@ MAX_LAYERS = 10_000  # files in one manifest; registries cap a manifest at 4 MiB
 MAX_COMPONENTS = 4096
 MAX_BLOBS = 4_000_000
 MAX_LEVELS = 4  # index.json → tree index → manifest → blob
-TOP_LEVEL = frozenset({"oci-layout", "index.json", "blobs", "SHA256SUMS", "SHA512SUMS", "signatures"})
+TOP_LEVEL = frozenset({"oci-layout", "index.json", "blobs", "SHA256SUMS", "signatures"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +122,14 @@ def write_index(layout: Layout, components: Iterable[Component], annotations: di
     return raw
 
 
-def component_descriptor(root: Descriptor, name: str, kind: str, form: str, role: str | None, facts: dict[str, str]) -> Descriptor:
+def component_descriptor(
+    root: Descriptor, *, name: str, kind: str, form: str, role: str | None = None, facts: dict[str, str] | None = None
+) -> Descriptor:
     """Return ``root`` with the annotations by which ``index.json`` names a component."""
     annotations = {"airgap.name": name, "airgap.kind": kind, "airgap.form": form, REF_NAME: name}
     if role:
         annotations["airgap.role"] = role
-    annotations |= {f"airgap.fact.{key}": value for key, value in facts.items()}
+    annotations |= {f"airgap.fact.{key}": value for key, value in (facts or {}).items()}
     return Descriptor(root.media_type, root.digest, root.size, tuple(sorted(annotations.items())), root.artifact_type, root.platform)
 
 

@@ -102,7 +102,8 @@ class Layout:
         """
         what = f"blobs/sha256/{digest.hex}"
         if os.fstat(source).st_size != size:
-            raise IntegrityError(f"{what}: {os.fstat(source).st_size} bytes, expected {size}", hint="the file changed since it was pinned; lock again")
+            found = os.fstat(source).st_size
+            raise IntegrityError(f"{what}: {found} bytes, expected {size}", hint="the file changed since it was pinned; lock again")
         with self._temporary() as temporary:
             if link and _hard_link(source, temporary):
                 got = hash_descriptor(source, progress)
@@ -246,7 +247,8 @@ def sync_directory(path: Path) -> None:
 
 def mismatch(what: str, expected: Digest, got: Digest) -> IntegrityError:
     """Return the error for bytes that are not what their name says."""
-    return IntegrityError(f"{what}: content is sha256 {got.hex}, expected {expected.hex}", hint="the copy is damaged or was changed; copy it again")
+    hint = "the copy is damaged or was changed; copy it again"
+    return IntegrityError(f"{what}: content is sha256 {got.hex}, expected {expected.hex}", hint=hint)
 
 
 @contextlib.contextmanager

@@ -102,7 +102,8 @@ class Descriptor:
         if not isinstance(platform, dict):
             raise _invalid(what, "platform is not an object")
         texts = {k: v for k, v in platform.items() if isinstance(v, str)}
-        return cls(media_type, Digest.parse(value.get("digest")), size, _pairs(value.get("annotations"), what), artifact, tuple(sorted(texts.items())))
+        annotations = _pairs(value.get("annotations"), what)
+        return cls(media_type, Digest.parse(value.get("digest")), size, annotations, artifact, tuple(sorted(texts.items())))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,295 @@
+"""Prove a bundle: who signed it, and that every byte of it is what they signed. The only way to a ``VerifiedBundle``.
+
+Rules: nothing in the bundle is parsed before its signatures are accepted; no link is followed; what costs nothing is
+checked first; then every blob is read once, on all cores, largest first, and - when a store is given - taken into the
+store from the very descriptor that is hashed. All failures are collected; each is reported the moment it is found.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from airgap_images.bundle import closure, components, parse_index, strays, sums
+from airgap_images.layout import OCI_LAYOUT, Layout, hash_descriptor, read_regular
+from airgap_images.oci import Digest, Index
+from audit.verify.result import VerifiedBundle
+from audit.verify.trust import Memory, judge, refuse
+from manifests.errors import AirgapError, IntegrityError, InvalidFileError, RefusedError
+from manifests.paths import NAME, printable
+from manifests.policy import Policy
+from manifests.statement import MAX_SIGNATURE_FILE, MAX_SIGNATURE_FILES, SUFFIX
+
+MAX_INDEX = 4 << 20  # bytes
+MAX_SUMS = 1 << 30  # bytes; 4 million blobs of 141 bytes a line stay below
+T = TypeVar("T")
+ROOTS = (("index.json", MAX_INDEX), ("SHA256SUMS", MAX_SUMS), ("oci-layout", 1024))
+
+COPY_AGAIN = "the bundle is incomplete or damaged; copy it again from its source"
+NOT_CHECKED = (
+    "The policy itself: it was taken as given. Compare its sha256 with the one this site was told by another way.",
+    "Upstream signatures (wheels, images, models) were not verified again here; the signers vouch for what they carried.",
+    "The insides of container images were not opened: their bytes are proven, their packages are not listed.",
+    "This program, its Python and this operating system: a verifier cannot prove itself. Replay the check with stock tools.",
+)
+
+
+class Watch(Protocol):
+    """Who is told how the work goes; called from several threads."""
+
+    def begin(self, total: int) -> None:
+        """Take note that ``total`` bytes are to be hashed."""
+
+    def moved(self, count: int) -> None:
+        """Take note that ``count`` more bytes are hashed."""
+
+    def failed(self, error: AirgapError) -> None:
+        """Take note of a failure, as soon as it is found."""
+
+
+class Silent:
+    """Tells nobody."""
+
+    def begin(self, total: int) -> None:
+        """Do nothing."""
+
+    def moved(self, count: int) -> None:
+        """Do nothing."""
+
+    def failed(self, error: AirgapError) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a bundle stands: ``files`` holds its root files and signatures, ``layout`` its blobs.
+
+    ``whole`` says that the folder holds this bundle and nothing else; a store holds many, and its blobs are shared.
+    """
+
+    files: Path
+    layout: Layout
+    whole: bool = True
+
+    @classmethod
+    def of(cls, folder: Path) -> Place:
+        """Return the place of a bundle folder."""
+        if not folder.is_dir():
+            raise InvalidFileError(f"{folder}: no such folder", hint="name the folder that holds index.json")
+        return cls(folder, Layout(folder))
+
+
+def verify(
+    place: Place,
+    policy_raw: bytes,
+    *,
+    memory: Memory,
+    now: datetime,
+    into: Layout | None = None,
+    link: bool = False,
+    watch: Watch | None = None,
+) -> VerifiedBundle:
+    """Prove the bundle at ``place`` and return it; raises RefusedError with every failure.
+
+    With ``into`` the proven blobs are in that store afterwards (hard-linked if ``link`` and they are this user's own,
+    else reflinked or copied) and the result's layout is the store.
+    """
+    watch = watch or Silent()
+    failures = _Failures(watch)
+    policy = Policy.parse(policy_raw)
+    roots = failures.collect(lambda: _read_roots(place.files))
+    signed = failures.collect(lambda: read_signatures(place.files))
+    failures.stop_if_any()
+    assert roots is not None  # noqa: S101 - collect returned it, else we stopped
+    assert signed is not None  # noqa: S101
+    subjects = tuple((name, Digest.of(roots[name]).hex) for name in ("index.json", "SHA256SUMS"))
+    judgement = failures.collect(lambda: judge(policy, subjects, signed, memory, now))
+    failures.stop_if_any()
+    assert judgement is not None  # noqa: S101
+
+    index, blobs = _structure(place, roots, policy, failures)  # step 6: from here on index.json and SHA256SUMS are authentic
+    watch.begin(sum(blobs.values()))
+    _read_all(_Reader(place.layout, into, link, watch), blobs, failures)
+    failures.stop_if_any()
+    assert index is not None  # noqa: S101
+    return VerifiedBundle(
+        layout=into or place.layout,
+        index=index,
+        digest=Digest.of(roots["index.json"]),
+        components=components(index),
+        blobs=tuple(sorted(blobs.items())),
+        files=(*sorted(roots.items()), *signed),
+        statement=judgement.statement,
+        signatures=judgement.signatures,
+        ignored=judgement.ignored,
+        policy_version=policy.version,
+        policy_sha256=Digest.of(policy_raw).hex,
+        policy_raw=policy_raw,
+        verified_at=judgement.now,
+        not_checked=NOT_CHECKED,
+    )
+
+
+def read_signatures(files: Path) -> tuple[tuple[str, bytes], ...]:
+    """Read the signature files below ``files`` as (name, raw bytes), bounded in number and size, no links followed."""
+    folder = files / "signatures"
+    try:
+        info = os.lstat(folder)
+        names = sorted(os.listdir(folder)) if stat.S_ISDIR(info.st_mode) else None
+    except FileNotFoundError:
+        names = []
+    if names is None:
+        raise IntegrityError("signatures: not a folder", hint="distrust this copy")
+    if not names:
+        raise IntegrityError("signatures: the bundle is not signed", hint="`airgap-bundle sign` on the connected side")
+    if len(names) > MAX_SIGNATURE_FILES:
+        raise IntegrityError(f"signatures: {len(names)} files, at most {MAX_SIGNATURE_FILES} allowed", hint="distrust this copy")
+    for name in names:
+        if not name.endswith(SUFFIX) or not NAME.fullmatch(name):
+            raise IntegrityError(f"signatures/{printable(name)}: does not belong here", hint=f"only files named NAME{SUFFIX} do")
+    return tuple((f"signatures/{name}", read_regular(folder / name, f"signatures/{name}", MAX_SIGNATURE_FILE)) for name in names)
+
+
+class _Failures:
+    """Collects failures from several threads and tells the watch of each at once."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._found: list[AirgapError] = []
+        self._lock = threading.Lock()
+        self._watch = watch
+
+    def add(self, error: AirgapError) -> None:
+        with self._lock:
+            for single in error.failures if isinstance(error, RefusedError) else (error,):
+                if single.message not in {known.message for known in self._found}:
+                    self._found.append(single)
+                    self._watch.failed(single)
+
+    def collect(self, step: Callable[[], T]) -> T | None:
+        try:
+            return step()
+        except AirgapError as error:
+            self.add(error)
+            return None
+
+    def stop_if_any(self) -> None:
+        refuse(self._found)
+
+
+def _read_roots(files: Path) -> dict[str, bytes]:
+    roots = {name: read_regular(files / name, name, limit) for name, limit in ROOTS}
+    if roots["oci-layout"] != OCI_LAYOUT:
+        raise IntegrityError("oci-layout: not the content every bundle has", hint="the file is damaged or was changed; copy it again")
+    return roots
+
+
+def _structure(place: Place, roots: dict[str, bytes], policy: Policy, failures: _Failures) -> tuple[Index | None, dict[Digest, int]]:
+    """Check everything that costs no reading of blobs; return the index and the blobs to read with their sizes."""
+    listed = failures.collect(lambda: _listed(roots["SHA256SUMS"])) or ()
+    index = failures.collect(lambda: _index(roots["index.json"]))
+    reached = failures.collect(lambda: closure(place.layout, index)) if index else None
+    if reached is not None and sums(roots["index.json"], reached) != roots["SHA256SUMS"]:
+        failures.add(IntegrityError("SHA256SUMS: does not list exactly this bundle", hint="the signers signed a broken bundle"))
+    blobs = dict(reached or {})
+    for digest in {*listed, *blobs}:
+        found = _size(place.layout.path(digest))
+        what = f"blobs/sha256/{digest.hex}"
+        if isinstance(found, str):
+            failures.add(IntegrityError(f"{what}: {found}", hint=COPY_AGAIN))
+            blobs.pop(digest, None)
+        elif blobs.setdefault(digest, found) != found:  # not in the closure if that stopped at a damaged manifest
+            failures.add(IntegrityError(f"{what}: {found} bytes, expected {blobs.pop(digest)}", hint=COPY_AGAIN))
+    for digest in sorted(set(blobs) & {Digest(text) for text in policy.revoked.blobs}):
+        failures.add(IntegrityError(f"blobs/sha256/{digest.hex}: revoked by the policy", hint="get a bundle without it"))
+    for name in _strays(place, {*listed, *blobs}) if place.whole else ():
+        failures.add(IntegrityError(f"{printable(name)}: does not belong to the bundle", hint="nothing unsigned may travel with it"))
+    return index, blobs
+
+
+def _index(raw: bytes) -> Index:
+    index = parse_index(raw)
+    components(index)
+    return index
+
+
+def _strays(place: Place, known: Iterable[Digest]) -> list[str]:
+    folders = ("blobs", "blobs/sha256")
+    links = [name for name in folders if (place.files / name).is_symlink()]
+    return [*links, *strays(place.files, dict.fromkeys(known, 0))]
+
+
+def _listed(raw: bytes) -> tuple[Digest, ...]:
+    """Return the blobs SHA256SUMS lists; raises IntegrityError on a line in another form."""
+    found: list[Digest] = []
+    for line in raw.decode("ascii", "replace").splitlines():
+        value, _, name = line.partition("  ")
+        if name in {"index.json", "oci-layout"}:
+            continue
+        if name != f"blobs/sha256/{value}":
+            raise IntegrityError(f"SHA256SUMS: line {printable(line)!r} is not in its form", hint="the signers signed a broken bundle")
+        found.append(Digest(value))
+    return tuple(found)
+
+
+def _size(path: Path) -> int | str:
+    try:
+        info = os.lstat(path)
+    except OSError:
+        return "missing"
+    if stat.S_ISLNK(info.st_mode):
+        return "a symbolic link, not a regular file"
+    return info.st_size if stat.S_ISREG(info.st_mode) else "not a regular file"
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Reads blobs of ``source`` once each: to their hash, or while taking them ``into`` a store."""
+
+    source: Layout
+    into: Layout | None
+    link: bool
+    watch: Watch
+
+    def read(self, digest: Digest, size: int) -> None:
+        if self.into is None or self.into.root == self.source.root:
+            self.source.check(digest, size, self.watch.moved)
+            return
+        if self.into.has(digest, size) and self._stands(self.into, digest, size):
+            return  # what gets installed comes from the store, and the store's copy is proven
+        fd = self.source.open(digest, size)
+        try:
+            self.into.take(fd, digest, size, link=self.link and _ours_alone(fd), progress=self.watch.moved)
+        finally:
+            os.close(fd)
+
+    def _stands(self, store: Layout, digest: Digest, size: int) -> bool:
+        fd = store.open(digest, size)
+        try:
+            if hash_descriptor(fd, self.watch.moved) == digest:
+                return True
+        finally:
+            os.close(fd)
+        self.watch.moved(-size)
+        return False
+
+
+def _read_all(reader: _Reader, blobs: dict[Digest, int], failures: _Failures) -> None:
+    def one(entry: tuple[Digest, int]) -> None:
+        failures.collect(lambda: reader.read(*entry))
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        for future in [pool.submit(one, entry) for entry in sorted(blobs.items(), key=lambda entry: -entry[1])]:
+            future.result()
+
+
+def _ours_alone(fd: int) -> bool:
+    """Say whether no other user could write to an open file through the name it has."""
+    info = os.fstat(fd)
+    return info.st_uid == os.geteuid() and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
