@@ -117,8 +117,10 @@ def write_index(layout: Layout, components: Iterable[Component], annotations: di
     }
     raw = canonical.compact(body)
     index = parse_index(raw)
-    write_atomic(layout.root / "index.json", raw)
-    write_atomic(layout.root / "SHA256SUMS", sums(raw, closure(layout, index)))
+    for name, data in (("index.json", raw), ("SHA256SUMS", sums(raw, closure(layout, index)))):
+        path = layout.root / name
+        if not path.is_file() or path.read_bytes() != data:
+            write_atomic(path, data)
     return raw
 
 

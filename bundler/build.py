@@ -1,0 +1,206 @@
+"""Turn a lock into a bundle: fetch what is missing, lay out every component, check it, write the index.
+
+Rules: a byte that is not in the lock cannot get in; ``index.json`` is written last, so an interrupted build leaves no
+bundle; a folder that is built already costs a stat per blob; two builds of one lock are the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from airgap_images.bundle import Component, TreeFile, closure, component_descriptor, components, parse_index, strays, write_index, write_tree
+from airgap_images.http import Client
+from airgap_images.layout import PARTIAL, Layout
+from airgap_images.oci import IMAGE_MANIFEST, INDEXES, MANIFESTS, Descriptor, Digest
+from audit import checks
+from bundler import sources
+from bundler.fetch import Fetched, Silent, Want, Watch, fetch
+from bundler.sign import STREAM
+from manifests import canonical
+from manifests.errors import FindingsError, IntegrityError, SiteError, TrustError
+from manifests.lock import Lock, LockedComponent
+from manifests.paths import printable
+
+LOCK_COMPONENT = "airgap-lock"
+CHECKS_COMPONENT = "airgap-checks"
+LOCK_FILE = "bundle.lock.json"
+MODEL_FIELDS = {"license": "license", "architectures": "architecture", "torch_dtype": "precision", "commit": "revision"}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to build. ``folder`` is the lock's own; ``link`` shares local files with the bundle instead of copying them."""
+
+    folder: Path
+    caches: tuple[Layout, ...] = ()
+    link: bool = False
+    paranoid: bool = False
+    jobs: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What stands in the folder now; ``size`` in bytes; ``changed`` is False if it stood there before."""
+
+    digest: Digest
+    components: tuple[Component, ...]
+    size: int
+    fetched: Fetched
+    changed: bool
+    results: tuple[checks.CheckResult, ...]
+    gate: checks.Gate
+
+
+def build(lock: Lock, out: Path, client: Client, options: Options, watch: Watch | None = None) -> Built:
+    """Build ``lock`` into the folder ``out``; run again after any interruption it ends the same.
+
+    Raises FindingsError if a check refuses, TrustError if ``out`` holds a signed bundle of another lock.
+    """
+    layout = Layout.create(out)
+    with _alone(out):
+        if options.paranoid:
+            _drop_damaged(layout)
+        fetched = fetch(
+            _wants(lock, client),
+            layout,
+            client,
+            folder=options.folder,
+            caches=options.caches,
+            link=options.link,
+            jobs=options.jobs,
+            watch=watch or Silent(),
+        )
+        made = [_component(layout, component) for component in lock.components]
+        results = checks.run_all(checks.Subject(layout, tuple(made)))
+        gate = checks.gate(results, lock.checks)
+        if gate.refused:
+            raise FindingsError(_refusal(gate), hint="use other files, or state in `checks:` what you accept, then lock again")
+        made += [_own(layout, LOCK_COMPONENT, "lock", LOCK_FILE, lock.to_bytes())]
+        made += [_own(layout, CHECKS_COMPONENT, "checks", "checks.json", canonical.readable(checks.as_json(results, gate)))]
+        return _finish(layout, lock, made, fetched, results, gate)
+
+
+def _finish(
+    layout: Layout, lock: Lock, made: list[Component], fetched: Fetched, results: tuple[checks.CheckResult, ...], gate: checks.Gate
+) -> Built:
+    before = _index_bytes(layout)
+    annotations = {"airgap.bundle": lock.name, STREAM: lock.stream, "airgap.target.platform": lock.target.platform}
+    if before is not None and (layout.root / "signatures").exists():
+        with _scratch(layout) as trial:
+            if write_index(trial, made, annotations) != before:
+                hint = "build into a new folder, or remove `signatures/` from this one to have it signed anew"
+                raise TrustError(f"{layout.root}: holds a signed bundle of another lock", hint=hint)
+    raw = write_index(layout, made, annotations)
+    blobs = closure(layout, parse_index(raw))
+    _remove_unreferenced(layout, blobs)
+    return Built(
+        digest=Digest.of(raw),
+        components=components(parse_index(raw)),
+        size=sum(blobs.values()),
+        fetched=fetched,
+        changed=raw != before,
+        results=results,
+        gate=gate,
+    )
+
+
+def _wants(lock: Lock, client: Client) -> Iterator[Want]:
+    for component in lock.components:
+        credentials = sources.load(component.kind).credentials(client)
+        for pin in component.files:
+            yield Want(pin.url, Digest(pin.sha256), pin.size, f"{component.name}/{pin.path.rsplit('/', 1)[-1]}", credentials)
+
+
+def _component(layout: Layout, locked: LockedComponent) -> Component:
+    root = _image(layout, locked) if locked.form == "image" else _tree(layout, locked)
+    facts = {**locked.facts, **locked.identity}
+    described = component_descriptor(root, name=locked.name, kind=locked.kind, form=locked.form, role=locked.role, facts=facts)
+    return Component(locked.name, locked.kind, locked.form, locked.role, described)
+
+
+def _tree(layout: Layout, locked: LockedComponent) -> Descriptor:
+    files = [TreeFile(pin.path, Digest(pin.sha256), pin.size) for pin in locked.files]
+    for text in locked.inline:
+        data = text.text.encode()
+        files.append(TreeFile(text.path, layout.put(data), len(data)))
+    model = None
+    if locked.model:
+        said = {**locked.facts, **locked.identity}
+        model = {"name": locked.name} | {ours: said[theirs] for theirs, ours in MODEL_FIELDS.items() if theirs in said}
+    return write_tree(layout, files, model=model)
+
+
+def _image(layout: Layout, locked: LockedComponent) -> Descriptor:
+    root = next(pin for pin in locked.files if pin.sha256 == locked.root)
+    media_type = root.media_type or IMAGE_MANIFEST
+    if media_type not in MANIFESTS | INDEXES:
+        raise IntegrityError(f"{locked.name}: root has media type {printable(media_type)!r}", hint="lock again")
+    system, architecture = locked.identity.get("platform", "linux/amd64").split("/")[:2]
+    platform = (("architecture", architecture), ("os", system))
+    descriptor = Descriptor(media_type, Digest(root.sha256), root.size, platform=platform)
+    return descriptor
+
+
+def _own(layout: Layout, name: str, kind: str, path: str, data: bytes) -> Component:
+    root = write_tree(layout, [TreeFile(path, layout.put(data), len(data))])
+    return Component(name, kind, "tree", None, component_descriptor(root, name=name, kind=kind, form="tree"))
+
+
+def _refusal(gate: checks.Gate) -> str:
+    lines = [f"{finding.component}/{printable(finding.path)}: {finding.message} [{finding.id}]" for finding in gate.refused]
+    more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+    return f"a check refuses this bundle: {lines[0]}{more}"
+
+
+def _drop_damaged(layout: Layout) -> None:
+    for name, info in list(layout.blobs()):
+        try:
+            layout.check(Digest(name), info.st_size)
+        except IntegrityError:
+            (layout.root / "blobs" / "sha256" / name).unlink(missing_ok=True)
+
+
+def _remove_unreferenced(layout: Layout, blobs: dict[Digest, int]) -> None:
+    shutil.rmtree(layout.root / PARTIAL, ignore_errors=True)
+    for name in strays(layout.root, blobs):
+        if not name.startswith("blobs/sha256/"):
+            raise SiteError(f"{layout.root / printable(name)}: does not belong to the bundle", hint="remove it, or build into a new folder")
+        (layout.root / name).unlink()
+
+
+def _index_bytes(layout: Layout) -> bytes | None:
+    path = layout.root / "index.json"
+    return path.read_bytes() if path.is_file() else None
+
+
+@contextlib.contextmanager
+def _scratch(layout: Layout) -> Iterator[Layout]:
+    """Give a layout that shares the blobs, so that an index can be made there without touching this one."""
+    folder = layout.root / PARTIAL / "trial"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "blobs").symlink_to(layout.root.absolute() / "blobs", target_is_directory=True)
+    try:
+        yield Layout(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder itself, so that no lock file ever stands in a bundle."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SiteError(f"{folder}: another build is running there", hint="wait for it, or build into another folder") from None
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,88 @@
+"""Turn an intent into a lock: every component's source pins its bytes; what did not move upstream stays byte-identical."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from airgap_images.http import Client
+from airgap_images.layout import Layout
+from bundler import sources
+from bundler.sources import Context
+from manifests.errors import InvalidFileError
+from manifests.intent import Intent
+from manifests.lock import Frozen, Lock, LockedComponent
+from manifests.yamlfile import Document
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What resolving needs from outside; ``step`` is told each component's name before it is resolved."""
+
+    folder: Path
+    cache: Layout
+    client: Client
+    now: datetime
+    warn: Callable[[str], None]
+    step: Callable[[str], None]
+
+
+def resolve(intent: Intent, document: Document, previous: Lock | None, around: Surroundings) -> Lock:
+    """Return the lock of ``intent``; raises InvalidFileError with the line of a component that is wrong."""
+    checked = checked_options(intent, document)  # the whole file, before anything is asked of anyone
+    days = intent.checks.quarantine_days
+    before = around.now - timedelta(days=days) if days else None
+    known = {component.name: component for component in previous.components} if previous else {}
+    locked: list[LockedComponent] = []
+    for component, options in zip(intent.components, checked, strict=True):
+        around.step(component.name)
+        old = known.get(component.name)
+        context = Context(
+            folder=around.folder,
+            target=intent.target,
+            previous=old if old and old.kind == component.kind else None,
+            cache=around.cache,
+            client=around.client,
+            uploaded_before=before,
+            warn=around.warn,
+        )
+        locked.append(sources.load(component.kind).resolve(component.name, component.role, options, context))
+    return Lock(
+        name=intent.name,
+        stream=intent.stream,
+        target=intent.target,
+        checks=intent.checks.model_dump(exclude_defaults=True),
+        deploy=intent.deploy,
+        intentSha256=intent.sha256,
+        components=tuple(sorted(locked, key=lambda component: component.name)),
+    )
+
+
+def checked_options(intent: Intent, document: Document) -> tuple[Frozen, ...]:
+    """Return each component's options, validated by its source; raises InvalidFileError with the line."""
+    found: list[Frozen] = []
+    for at, component in enumerate(intent.components):
+        try:
+            source = sources.load(component.kind)
+        except InvalidFileError as error:
+            raise document.error(("components", at, "kind"), f"components.{at}: {error.message}", error.hint) from None
+        found.append(document.validate(source.Options, component.options, ("components", at)))
+    return tuple(found)
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of ``bundle.yaml``, with the fields of every kind there is."""
+    whole = Intent.model_json_schema()
+    component = whole["$defs"].pop("Component")
+    variants = []
+    for kind in sources.kinds():
+        options = sources.load(kind).Options.model_json_schema()
+        whole["$defs"] |= options.pop("$defs", {})
+        fields = {**component["properties"], **options["properties"], "kind": {"const": kind, "title": "Kind"}}
+        required = [*component["required"], *options.get("required", [])]
+        variants.append({"type": "object", "properties": fields, "required": required, "additionalProperties": False, "title": kind})
+    whole["properties"]["components"]["items"] = {"oneOf": variants}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole}
