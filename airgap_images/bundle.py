@@ -1,17 +1,18 @@
 """Bundles: components as OCI manifests, a deterministic ``index.json``, ``SHA256SUMS``, and the closure of both.
 
 A *tree* is a manifest whose every layer is one raw file titled with its relative path (``oras pull`` recreates it);
-above ``MAX_LAYERS`` files it becomes several manifests under one index. A *model* is a tree that is also a
+above ``MAX_LAYERS`` files (or 4 MiB of long paths) it becomes several manifests under one index. A *model* is a tree that is also a
 CNCF ModelPack manifest (model-spec v1). An *image* is upstream bytes, untouched.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from airgap_images.layout import OCI_LAYOUT, Layout, write_atomic
+from airgap_images.layout import OCI_LAYOUT, PARTIAL, Layout, write_atomic
 from airgap_images.oci import (
     EMPTY_JSON,
     IMAGE_INDEX,
@@ -39,7 +40,8 @@ MODEL_FILEPATH = "org.cncf.model.filepath"
 FILE = "application/octet-stream"
 REF_NAME = "org.opencontainers.image.ref.name"
 
-MAX_LAYERS = 10_000  # files in one manifest; registries cap a manifest at 4 MiB
+MAX_LAYERS = 10_000  # files in one manifest
+MAX_LAYER_BYTES = MAX_MANIFEST - (64 << 10)  # of all layers of one manifest, encoded; registries cap a manifest at 4 MiB
 MAX_COMPONENTS = 4096
 MAX_BLOBS = 4_000_000
 MAX_LEVELS = 4  # index.json → tree index → manifest → blob
@@ -79,8 +81,7 @@ def write_tree(layout: Layout, files: Iterable[TreeFile], *, model: dict[str, st
     """
     ordered = sorted(files, key=lambda file: file.path)
     check_disjoint(tuple(file.path for file in ordered), "tree")
-    parts = [ordered[at : at + MAX_LAYERS] for at in range(0, len(ordered), MAX_LAYERS)] or [[]]
-    manifests = [_write_manifest(layout, part, model) for part in parts]
+    manifests = [_write_manifest(layout, part, model) for part in _parts(ordered, model is not None)]
     if len(manifests) == 1:
         return manifests[0]
     body = {
@@ -94,11 +95,11 @@ def write_tree(layout: Layout, files: Iterable[TreeFile], *, model: dict[str, st
 
 def tree_files(layout: Layout, root: Descriptor) -> Iterator[TreeFile]:
     """Yield the files of a tree from its verified manifests; raises on an unsafe or repeated path."""
-    files = [
-        TreeFile(check_relative(layer.annotation(TITLE) or "", "tree"), layer.digest, layer.size)
-        for manifest in _manifests_of(layout, root)
-        for layer in manifest.layers
-    ]
+    files: list[TreeFile] = []
+    for manifest in _manifests_of(layout, root):
+        if len(files) + len(manifest.layers) > MAX_BLOBS:
+            raise IntegrityError(f"blobs/sha256/{root.digest.hex}: more than {MAX_BLOBS} files", hint="distrust this bundle")
+        files += [TreeFile(check_relative(layer.annotation(TITLE) or "", "tree"), layer.digest, layer.size) for layer in manifest.layers]
     check_disjoint(tuple(file.path for file in files), "tree")
     yield from files
 
@@ -121,6 +122,8 @@ def write_index(layout: Layout, components: Iterable[Component], annotations: di
         path = layout.root / name
         if not path.is_file() or path.read_bytes() != data:
             write_atomic(path, data)
+    with contextlib.suppress(OSError):  # an unfinished download may lie there
+        (layout.root / PARTIAL).rmdir()
     return raw
 
 
@@ -160,7 +163,8 @@ def closure(layout: Layout, index: Index) -> dict[Digest, int]:
     Raises on a blob described with two sizes, on too many blobs and on nesting beyond ``MAX_LEVELS``.
     """
     sizes: dict[Digest, int] = {}
-    level = list(index.children)
+    parsed: set[tuple[Digest, str]] = set()  # a few descriptors that all name one index must not become billions
+    level = index.children
     for _ in range(MAX_LEVELS):
         following: list[Descriptor] = []
         for descriptor in level:
@@ -169,10 +173,11 @@ def closure(layout: Layout, index: Index) -> dict[Digest, int]:
                 raise IntegrityError(f"blobs/sha256/{descriptor.digest.hex}: described with two sizes", hint="distrust this bundle")
             if len(sizes) > MAX_BLOBS:
                 raise IntegrityError(f"index.json: more than {MAX_BLOBS} blobs", hint="distrust this bundle")
-            if descriptor.media_type in MANIFESTS | INDEXES:
+            if descriptor.media_type in MANIFESTS | INDEXES and (descriptor.digest, descriptor.media_type) not in parsed:
+                parsed.add((descriptor.digest, descriptor.media_type))
                 document = parse_document(descriptor, layout.read(descriptor, MAX_MANIFEST))
                 following += document.children if document else ()
-        level = following
+        level = tuple(following)
         if not level:
             return sizes
     raise IntegrityError(f"index.json: nested deeper than {MAX_LEVELS} levels", hint="distrust this bundle")
@@ -215,6 +220,19 @@ def _manifests_of(layout: Layout, root: Descriptor) -> Iterator[Manifest]:
         if not isinstance(manifest, Manifest):
             raise IntegrityError(f"blobs/sha256/{child.digest.hex}: not a manifest of a tree", hint="distrust this bundle")
         yield manifest
+
+
+def _parts(ordered: list[TreeFile], model: bool) -> Iterator[list[TreeFile]]:
+    part: list[TreeFile] = []
+    room = MAX_LAYER_BYTES
+    for file in ordered:
+        size = len(canonical.compact(_layer(file, model).to_dict())) + 1
+        if len(part) == MAX_LAYERS or size > room:
+            yield part
+            part, room = [], MAX_LAYER_BYTES
+        part.append(file)
+        room -= size
+    yield part
 
 
 def _write_manifest(layout: Layout, files: list[TreeFile], model: dict[str, str] | None) -> Descriptor:

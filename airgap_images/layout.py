@@ -79,19 +79,24 @@ class Layout:
 
     def check(self, digest: Digest, size: int, progress: Progress | None = None) -> None:
         """Re-hash a blob of any size in constant memory; raises IntegrityError unless it is what its name says."""
+        what = f"blobs/sha256/{digest.hex}"
         fd = self.open(digest, size)
         try:
-            got = hash_descriptor(fd, progress)
+            with disk(what):
+                got = hash_descriptor(fd, progress)
         finally:
             os.close(fd)
         if got != digest:
-            raise mismatch(f"blobs/sha256/{digest.hex}", digest, got)
+            raise mismatch(what, digest, got)
 
     def put(self, data: bytes) -> Digest:
         """Store small bytes and return their digest."""
         digest = Digest.of(data)
         if not self.has(digest, len(data)):
-            write_atomic(self.path(digest), data, mode=0o444)
+            with self._temporary() as temporary, disk(f"blobs/sha256/{digest.hex}"):
+                with _new_file(temporary, 0o444) as fd:
+                    _write_all(fd, data)
+                self._name(temporary, digest)
         return digest
 
     def take(self, source: int, digest: Digest, size: int, *, link: bool = False, progress: Progress | None = None) -> None:
@@ -104,9 +109,10 @@ class Layout:
         if os.fstat(source).st_size != size:
             found = os.fstat(source).st_size
             raise IntegrityError(f"{what}: {found} bytes, expected {size}", hint="the file changed since it was pinned; lock again")
-        with self._temporary() as temporary:
+        with self._temporary() as temporary, disk(what):
             if link and _hard_link(source, temporary):
                 got = hash_descriptor(source, progress)
+                os.fsync(source)
             else:
                 with _new_file(temporary, 0o444) as out:
                     got = hash_descriptor(source, progress) if _clone(source, out) else copy_hashed(source, out, progress)
@@ -114,23 +120,44 @@ class Layout:
             if got != digest:
                 raise mismatch(what, digest, got)
             os.chmod(temporary, 0o444)
-            os.rename(temporary, self.path(digest))
+            self._name(temporary, digest)
+
+    def _name(self, temporary: Path, digest: Digest) -> None:
+        os.rename(temporary, self.path(digest))
         sync_directory(self.path(digest).parent)
+
+    def adopt(self, fd: int, path: Path, digest: Digest) -> None:
+        """Store the finished file ``path`` of this file system, open as ``fd``, by renaming it; the caller has hashed all of it."""
+        with disk(f"blobs/sha256/{digest.hex}"):
+            os.fchmod(fd, 0o444)
+            os.fsync(fd)
+            self._name(path, digest)
+
+    def shares(self, source: int, *, link: bool) -> bool:
+        """Say, by trying, whether ``take`` of the open file ``source`` would store it without using more disk."""
+        if os.fstat(source).st_dev != os.stat(self.root).st_dev:
+            return False
+        with self._temporary() as temporary:
+            if link and _hard_link(source, temporary):
+                return True
+            with _new_file(temporary, 0o600) as out:
+                return _clone(source, out)
 
     def place(self, digest: Digest, size: int, destination: Path, mode: PlaceMode, progress: Progress | None = None) -> PlaceMode:
         """Put a blob at ``destination`` (which must not exist) and return how: ``link`` or ``copy``.
 
         A link shares the bytes with the store, so both are read-only; it is made from the open, checked file.
-        A copy is reflinked where possible and hashed while it is written.
+        A copy is reflinked where possible and hashed while it is written; a wrong or unfinished one is removed.
         """
+        what = f"blobs/sha256/{digest.hex}"
         fd = self.open(digest, size)
         try:
             if mode == "link" and _hard_link(fd, destination):
                 return "link"
-            with _new_file(destination, 0o444) as out:
+            with disk(str(destination)), _new_file(destination, 0o444) as out, _removed_on_failure(destination):
                 got = hash_descriptor(fd, progress) if _clone(fd, out) else copy_hashed(fd, out, progress)
                 if got != digest:
-                    raise mismatch(f"blobs/sha256/{digest.hex}", digest, got)
+                    raise mismatch(what, digest, got)
             return "copy"
         finally:
             os.close(fd)
@@ -224,10 +251,7 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with _new_file(temporary, mode) as fd:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
-            os.fsync(fd)
+            _write_all(fd, data)
         os.replace(temporary, path)
         sync_directory(path.parent)
     except OSError as error:
@@ -249,6 +273,32 @@ def mismatch(what: str, expected: Digest, got: Digest) -> IntegrityError:
     """Return the error for bytes that are not what their name says."""
     hint = "the copy is damaged or was changed; copy it again"
     return IntegrityError(f"{what}: content is sha256 {got.hex}, expected {expected.hex}", hint=hint)
+
+
+@contextlib.contextmanager
+def disk(what: str) -> Iterator[None]:
+    """Turn what the operating system refuses while the block runs into a SiteError that names ``what``."""
+    try:
+        yield
+    except OSError as error:
+        hint = "check the disk, its space and the permissions, then run again"
+        raise SiteError(f"{what}: cannot be read or written: {error.strerror}", hint=hint) from None
+
+
+@contextlib.contextmanager
+def _removed_on_failure(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    os.fsync(fd)
 
 
 @contextlib.contextmanager

@@ -190,8 +190,9 @@ def _document(raw: bytes, what: str, accepted: frozenset[str], default: str) -> 
     # An ambiguous document (both forms at once) is how CVE-2021-41190 confused digests: refuse it.
     if ("manifests" in value) == ("layers" in value or "config" in value):
         raise _invalid(what, "is neither a manifest nor an index, or both at once")
-    if value.get("mediaType", default) not in accepted:
-        raise _invalid(what, f"mediaType {printable(str(value.get('mediaType')))!r} is not accepted here")
+    media_type = value.get("mediaType", default)
+    if not isinstance(media_type, str) or media_type not in accepted:
+        raise _invalid(what, f"mediaType {printable(str(media_type))!r} is not accepted here")
     artifact = value.get("artifactType")
     if artifact is not None and not isinstance(artifact, str):
         raise _invalid(what, "artifactType is not a string")

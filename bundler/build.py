@@ -14,8 +14,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from airgap_images.bundle import Component, TreeFile, closure, component_descriptor, components, parse_index, strays, write_index, write_tree
 from airgap_images.http import Client
+
+from airgap_images.bundle import (
+    Component,
+    TreeFile,
+    closure,
+    component_descriptor,
+    components,
+    parse_index,
+    strays,
+    write_index,
+    write_tree,
+)
 from airgap_images.layout import PARTIAL, Layout
 from airgap_images.oci import IMAGE_MANIFEST, INDEXES, MANIFESTS, Descriptor, Digest
 from audit import checks
@@ -64,6 +75,7 @@ def build(lock: Lock, out: Path, client: Client, options: Options, watch: Watch 
     """
     layout = Layout.create(out)
     with _alone(out):
+        _remove_torn(layout)
         if options.paranoid:
             _drop_damaged(layout)
         fetched = fetch(
@@ -83,12 +95,14 @@ def build(lock: Lock, out: Path, client: Client, options: Options, watch: Watch 
             raise FindingsError(_refusal(gate), hint="use other files, or state in `checks:` what you accept, then lock again")
         made += [_own(layout, LOCK_COMPONENT, "lock", LOCK_FILE, lock.to_bytes())]
         made += [_own(layout, CHECKS_COMPONENT, "checks", "checks.json", canonical.readable(checks.as_json(results, gate)))]
-        return _finish(layout, lock, made, fetched, results, gate)
+        raw, changed = _write(layout, lock, made)
+        blobs = closure(layout, parse_index(raw))
+        _remove_unreferenced(layout, blobs)
+        return Built(Digest.of(raw), components(parse_index(raw)), sum(blobs.values()), fetched, changed, results, gate)
 
 
-def _finish(
-    layout: Layout, lock: Lock, made: list[Component], fetched: Fetched, results: tuple[checks.CheckResult, ...], gate: checks.Gate
-) -> Built:
+def _write(layout: Layout, lock: Lock, made: list[Component]) -> tuple[bytes, bool]:
+    """Write the index and return it, and whether it is another than before; a signed one is never replaced by another."""
     before = _index_bytes(layout)
     annotations = {"airgap.bundle": lock.name, STREAM: lock.stream, "airgap.target.platform": lock.target.platform}
     if before is not None and (layout.root / "signatures").exists():
@@ -97,17 +111,7 @@ def _finish(
                 hint = "build into a new folder, or remove `signatures/` from this one to have it signed anew"
                 raise TrustError(f"{layout.root}: holds a signed bundle of another lock", hint=hint)
     raw = write_index(layout, made, annotations)
-    blobs = closure(layout, parse_index(raw))
-    _remove_unreferenced(layout, blobs)
-    return Built(
-        digest=Digest.of(raw),
-        components=components(parse_index(raw)),
-        size=sum(blobs.values()),
-        fetched=fetched,
-        changed=raw != before,
-        results=results,
-        gate=gate,
-    )
+    return raw, raw != before
 
 
 def _wants(lock: Lock, client: Client) -> Iterator[Want]:
@@ -118,7 +122,7 @@ def _wants(lock: Lock, client: Client) -> Iterator[Want]:
 
 
 def _component(layout: Layout, locked: LockedComponent) -> Component:
-    root = _image(layout, locked) if locked.form == "image" else _tree(layout, locked)
+    root = _image(locked) if locked.form == "image" else _tree(layout, locked)
     facts = {**locked.facts, **locked.identity}
     described = component_descriptor(root, name=locked.name, kind=locked.kind, form=locked.form, role=locked.role, facts=facts)
     return Component(locked.name, locked.kind, locked.form, locked.role, described)
@@ -136,15 +140,14 @@ def _tree(layout: Layout, locked: LockedComponent) -> Descriptor:
     return write_tree(layout, files, model=model)
 
 
-def _image(layout: Layout, locked: LockedComponent) -> Descriptor:
+def _image(locked: LockedComponent) -> Descriptor:
     root = next(pin for pin in locked.files if pin.sha256 == locked.root)
     media_type = root.media_type or IMAGE_MANIFEST
     if media_type not in MANIFESTS | INDEXES:
         raise IntegrityError(f"{locked.name}: root has media type {printable(media_type)!r}", hint="lock again")
     system, architecture = locked.identity.get("platform", "linux/amd64").split("/")[:2]
     platform = (("architecture", architecture), ("os", system))
-    descriptor = Descriptor(media_type, Digest(root.sha256), root.size, platform=platform)
-    return descriptor
+    return Descriptor(media_type, Digest(root.sha256), root.size, platform=platform)
 
 
 def _own(layout: Layout, name: str, kind: str, path: str, data: bytes) -> Component:
@@ -164,6 +167,13 @@ def _drop_damaged(layout: Layout) -> None:
             layout.check(Digest(name), info.st_size)
         except IntegrityError:
             (layout.root / "blobs" / "sha256" / name).unlink(missing_ok=True)
+
+
+def _remove_torn(layout: Layout) -> None:
+    """Remove what an interrupted write left at the top: files that never got their name."""
+    for name in ("index.json", "SHA256SUMS", "oci-layout"):
+        for path in layout.root.glob(f".{name}.*"):
+            path.unlink(missing_ok=True)
 
 
 def _remove_unreferenced(layout: Layout, blobs: dict[Digest, int]) -> None:

@@ -95,9 +95,7 @@ def _entries(root: Path, selection: Selection, what: str) -> Iterator[tuple[str,
         return
     if not stat.S_ISDIR(info.st_mode):
         raise _refused(what, root.name, _type(info.st_mode))
-    count = 0
-    for path, size in _walk(root, "", selection, what):
-        count += 1
+    for count, (path, size) in enumerate(_walk(root, "", selection, what), start=1):
         if count > MAX_FILES:
             raise UsageError(f"{what}: more than {MAX_FILES} files", hint="narrow it with `include` or `exclude`, or split it")
         yield path, size

@@ -7,6 +7,7 @@ The bytes of the blobs are not read again here (``airgap-audit verify`` does tha
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,10 +21,11 @@ from bundler.keys import Signer
 from manifests import statement
 from manifests.errors import IntegrityError, TrustError, UsageError
 from manifests.paths import NAME, printable
-from manifests.policy import algorithm_of
+from manifests.policy import Policy, algorithm_of
 from manifests.statement import SUFFIX, Envelope, Predicate, Statement
 
 STREAM = "airgap.stream"
+_TORN = re.compile(rf"\..+{re.escape(SUFFIX)}\.[0-9a-f]{{16}}")  # what write_atomic leaves when it is killed
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class Signed:
 def sign(folder: Path, signer: Signer, terms: Terms) -> Signed:
     """Add ``signer``'s signature to the bundle in ``folder``; raises UsageError, IntegrityError or TrustError."""
     layout = require_layout(folder)
+    _remove_torn(folder / "signatures")
     raw, listed = read_regular(folder / "index.json", "index.json", MAX_INDEX), read_regular(folder / "SHA256SUMS", "SHA256SUMS", MAX_SUMS)
     index = parse_index(raw)
     _check_whole(layout, index, raw, listed)
@@ -65,6 +68,20 @@ def sign(folder: Path, signer: Signer, terms: Terms) -> Signed:
     path = _write(folder, signer, payload)
     names = (*(name for name, _ in present), f"signatures/{path.name}")
     return Signed(path, added=True, predicate=predicate, digest=Digest.of(raw), signatures=tuple(sorted(names)))
+
+
+def signers(folder: Path, policy: Policy) -> frozenset[str]:
+    """Return which signers of ``policy`` have a valid signature beside the bundle in ``folder``."""
+    made = [envelope for _, envelope in _present(folder)]
+    known = policy.signers.items()
+    return frozenset(name for name, who in known if any(verifies(who.public_key, who.alg, e.signature, e.message) for e in made))
+
+
+def _remove_torn(signatures: Path) -> None:
+    """Remove what an interrupted signing left: a file that never got its name."""
+    for path in signatures.glob(f".*{SUFFIX}.*"):
+        if _TORN.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _present(folder: Path) -> tuple[tuple[str, Envelope], ...]:

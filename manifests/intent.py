@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from manifests import yamlfile
+from manifests import canonical, yamlfile
 from manifests.lock import Frozen, Kind, Name, Target
 
 
@@ -68,8 +68,8 @@ class Intent(Frozen):
 
     @property
     def sha256(self) -> str:
-        """Return the sha256 (hex) of the intent's values; comments and layout do not count."""
-        return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()
+        """Return the sha256 (hex) of the intent's values; comments, layout and the order of fields do not count."""
+        return hashlib.sha256(canonical.compact(self.model_dump(mode="json", exclude_defaults=True))).hexdigest()
 
 
 def load(path: Path) -> tuple[Intent, yamlfile.Document]:

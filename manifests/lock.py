@@ -6,7 +6,9 @@ A byte that is not in the lock cannot get into a bundle. Two locks of the same u
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -22,7 +24,23 @@ MAX_INLINE = 4 << 20  # bytes of text in one inline file
 Kind = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-RelativePath = Annotated[str, AfterValidator(lambda path: check_relative(path, "lock"))]
+
+
+@contextlib.contextmanager
+def as_field_error() -> Iterator[None]:
+    """Turn a refusal inside a validator into one that names the field and the file."""
+    try:
+        yield
+    except InvalidFileError as error:
+        raise ValueError(error.message) from None
+
+
+def _relative(path: str) -> str:
+    with as_field_error():
+        return check_relative(path, "file")
+
+
+RelativePath = Annotated[str, AfterValidator(_relative)]
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -81,7 +99,8 @@ class LockedComponent(Frozen):
             if self.inline:
                 raise ValueError("an image has no inline files")
         else:
-            check_disjoint((*(pin.path for pin in self.files), *(text.path for text in self.inline)), f"component {self.name}")
+            with as_field_error():
+                check_disjoint((*(pin.path for pin in self.files), *(text.path for text in self.inline)), f"component {self.name}")
         return self
 
     @property
@@ -95,8 +114,8 @@ class Target(Frozen):
 
     platform: str = Field(default="linux/amd64", pattern=r"^linux/(amd64|arm64)$")
     os: str | None = None
-    python: str | None = Field(default=None, pattern=r"^3\.\d{1,2}$")
-    manylinux: str | None = Field(default=None, pattern=r"^2_\d{1,2}$")
+    python: str | None = Field(default=None, pattern=r"^3\.[0-9]{1,2}$")
+    manylinux: str | None = Field(default=None, pattern=r"^2_[0-9]{1,2}$")
     gpu: dict[str, str | int] | None = None
 
     @property

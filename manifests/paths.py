@@ -9,6 +9,7 @@ from manifests.errors import InvalidFileError
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 MAX_PATH = 1024  # bytes of UTF-8
+HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # Unicode categories: controls, invisible format marks, halves, line ends
 MAX_SEGMENT = 255  # bytes, the limit of ext4, xfs and exFAT names
 
 
@@ -26,7 +27,7 @@ def check_relative(path: str, what: str) -> str:
 def _unsafe(path: str) -> str | None:
     if not path or len(path.encode("utf-8", "surrogatepass")) > MAX_PATH:
         return f"is empty or longer than {MAX_PATH} bytes"
-    if "\\" in path or any(unicodedata.category(c)[0] == "C" for c in path):
+    if "\\" in path or any(unicodedata.category(c) in HIDDEN for c in path):
         return "contains a backslash or a control character"
     for segment in path.split("/"):
         if segment in {"", ".", ".."}:
@@ -37,23 +38,28 @@ def _unsafe(path: str) -> str | None:
 
 
 def check_disjoint(paths: tuple[str, ...], what: str) -> None:
-    """Refuse a list in which a path stands twice, twice but for letter case, or as a file and a folder at once."""
+    """Refuse a list in which a path stands twice, twice but for case or accent encoding, or as a file and a folder at once."""
     folded: dict[str, str] = {}
     for path in paths:
-        other = folded.setdefault(path.casefold(), path)
-        if other is not path:
+        key = _folded(path)
+        if key in folded:
             raise InvalidFileError(
-                f"{what}: {printable(path)!r} and {printable(other)!r} are one path on some systems", hint="rename one of them"
+                f"{what}: {printable(path)!r} and {printable(folded[key])!r} are one path on some systems", hint="rename one of them"
             )
+        folded[key] = path
     for path in paths:
         parent = path
         while "/" in parent:
             parent = parent.rsplit("/", 1)[0]
-            if parent.casefold() in folded:
+            if _folded(parent) in folded:
                 raise InvalidFileError(f"{what}: {printable(parent)!r} is a file and a folder at once", hint="rename one of them")
+
+
+def _folded(path: str) -> str:
+    return path.lower() if path.isascii() else unicodedata.normalize("NFC", unicodedata.normalize("NFD", path).casefold())
 
 
 def printable(text: str, limit: int = 200) -> str:
     """Return ``text`` without control characters and cut to ``limit``, for messages about hostile names."""
-    clean = "".join(c if unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[: 4 * limit])
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"

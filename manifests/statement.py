@@ -120,7 +120,7 @@ class Envelope:
                 base64.b64decode(envelope["payload"], validate=True),
                 base64.b64decode(envelope["signatures"][0]["sig"], validate=True),
             )
-            same = found.to_bytes() == raw
+            same = isinstance(value["verificationMaterial"]["publicKey"]["hint"], str) and found.to_bytes() == raw
         except (KeyError, IndexError, TypeError, ValueError, binascii.Error):
             raise InvalidFileError(f"{what}: not a Sigstore bundle v0.3 with a public key", hint="remove it, or copy it again") from None
         if not same:

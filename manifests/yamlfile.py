@@ -5,6 +5,7 @@ Errors name file, line, field, what was expected and what was got.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,9 @@ MAX_YAML = 1 << 20  # bytes
 MAX_NODES = 100_000
 MAX_DEPTH = 32
 
+PLAIN = frozenset({"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"})
+PLAINLY = "write plain text, numbers, lists and maps"
+
 M = TypeVar("M", bound=BaseModel)
 Location = tuple[str | int, ...]
 
@@ -32,6 +36,12 @@ class _Loader(yaml.SafeLoader):
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="YAML aliases are not accepted; write the value out", problem_mark=mark)
+        return super().compose_node(parent, index)
+
 
 class Document:
     """A parsed YAML document and the line of each of its values."""
@@ -40,6 +50,7 @@ class Document:
         self.name = name
         self.lines: dict[Location, int] = {}
         self._nodes = 0
+        self._reader = _Loader("")
         self.value = self._value(self._compose(raw), ())
 
     def error(self, location: Location, message: str, hint: str) -> InvalidFileError:
@@ -63,15 +74,13 @@ class Document:
         field = ".".join(str(part) for part in location) or "document"
         got = "nothing" if first["type"] == "missing" else printable(re.sub(r"\s+", " ", repr(first["input"])), 80)
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        hint = f"fields here: {', '.join(model.model_fields)}" if first["type"] == "extra_forbidden" else "correct the field"
+        names = ", ".join(field.alias or name for name, field in model.model_fields.items())
+        hint = f"fields here: {names}" if first["type"] == "extra_forbidden" else "correct the field"
         return self.error(location, f"field {field}: {_expected(first['msg'])}, got {got}{more}", hint)
 
     def _compose(self, raw: bytes) -> yaml.Node:
         try:
-            loader = _Loader(raw.decode("utf-8"))
-            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(raw.decode("utf-8"), Loader=_Loader)):
-                raise InvalidFileError(f"{self.name}: YAML aliases are not accepted", hint="write the value out")
-            node = loader.get_single_node()
+            node = _Loader(raw.decode("utf-8")).get_single_node()
         except UnicodeDecodeError:
             raise InvalidFileError(f"{self.name}: not UTF-8 text", hint="save the file as UTF-8") from None
         except RecursionError:
@@ -87,6 +96,8 @@ class Document:
         self.lines.setdefault(location, node.start_mark.line + 1)
         if self._nodes > MAX_NODES or len(location) > MAX_DEPTH:
             raise self.error(location, "too large or nested too deeply", "this is not a file for this command")
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in PLAIN:
+            raise self.error(location, f"tag {printable(node.tag)!r} is not accepted", PLAINLY)
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, location)
         if isinstance(node, yaml.SequenceNode):
@@ -108,12 +119,13 @@ class Document:
 
     def _scalar(self, node: yaml.Node, location: Location) -> Any:
         if node.tag.rsplit(":", 1)[-1] not in {"str", "int", "float", "bool", "null"}:
-            raise self.error(location, f"tag {printable(node.tag)!r} is not accepted", "write plain text, numbers, lists and maps")
+            raise self.error(location, f"tag {printable(node.tag)!r} is not accepted", PLAINLY)
         try:
-            loader = _Loader("")
-            return loader.construct_object(node)
+            value = self._reader.construct_object(node)
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # what cannot be written down again is refused
         except (ValueError, yaml.YAMLError):
             raise self.error(location, f"cannot read {printable(str(node.value))!r}", "quote it") from None
+        return value
 
 
 def load(path: Path) -> Document:

@@ -1,6 +1,6 @@
 """Checks: what can be said about the content of a bundle beyond "these are the signed bytes".
 
-A check is one module in this folder, found by being here. It has
+A check is one module in this folder, found by being here (a name that starts with ``_`` is no check). It has
 
 - ``ID``, ``TITLE``: its name in results and in the gate, and what it looks for;
 - ``GATE``: the key of ``checks`` in the intent that can turn a refusal into a warning, or None;
@@ -16,14 +16,15 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal, Protocol, cast
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol, cast
 
 from airgap_images.bundle import MODEL, Component, TreeFile, tree_files
 from airgap_images.layout import Layout
 from manifests.errors import AirgapError
 
 Severity = Literal["info", "low", "medium", "high", "critical"]
+FORMAT = "airgap.checks/v1"
 SEVERITIES: tuple[Severity, ...] = ("info", "low", "medium", "high", "critical")
 REFUSED_FROM = SEVERITIES.index("high")
 MODEL_KINDS = frozenset({"huggingface", "model"})
@@ -129,7 +130,7 @@ class Gate:
 
 def names() -> tuple[str, ...]:
     """Return the module name of every check, sorted."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")))
 
 
 def load(name: str) -> Check:
@@ -179,6 +180,27 @@ def gate(results: Iterable[CheckResult], checks: Mapping[str, str | int]) -> Gat
     return Gate(tuple(refused), tuple(warned), tuple(unknown))
 
 
+def as_json(results: Iterable[CheckResult], decided: Gate) -> dict[str, Any]:
+    """Return what ``run_all`` and ``gate`` found as plain JSON values; the same findings always give the same value."""
+    return {
+        "format": FORMAT,
+        "gate": {"exitCode": decided.exit_code, "refused": _findings(decided.refused), "warned": _findings(decided.warned)},
+        "checks": [
+            {
+                "id": result.id,
+                "title": result.title,
+                "gate": result.gate,
+                "outcome": result.outcome,
+                "examined": result.examined,
+                "limits": list(result.limits),
+                "findings": _findings(result.findings),
+                "notAssessed": _unknown(result.not_assessed),
+            }
+            for result in sorted(results, key=lambda result: result.id)
+        ],
+    }
+
+
 def is_model(component: Component, files: Iterable[TreeFile]) -> bool:
     """Say whether a tree is a model: by its manifest, its kind, or because weights lie in it."""
     declared = component.root.artifact_type == MODEL or component.kind in MODEL_KINDS
@@ -187,3 +209,11 @@ def is_model(component: Component, files: Iterable[TreeFile]) -> bool:
 
 def _ordered(findings: list[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda f: (-SEVERITIES.index(f.severity), f.component, f.path, f.message)))
+
+
+def _findings(findings: Iterable[Finding]) -> list[dict[str, str]]:
+    return [asdict(finding) for finding in _ordered(list(findings))]
+
+
+def _unknown(unknown: Iterable[NotAssessed]) -> list[dict[str, str]]:
+    return [asdict(note) for note in sorted(unknown, key=lambda note: (note.component, note.path, note.reason))]

@@ -109,7 +109,9 @@ def _header(raw: bytes) -> dict[str, Any]:
         raise _BadFileError("header does not start with '{'")
     try:
         # A flat table of up to millions of entries: the strict reader's depth walk would cost more than the parse.
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates)
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_int=_natural)
+        if b"\\u" in raw:
+            json.dumps(header, ensure_ascii=False).encode()  # half a surrogate pair: the reference implementation refuses it
     except RecursionError:
         raise _BadFileError("header is nested too deeply") from None
     except ValueError as error:
@@ -124,6 +126,12 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         raise ValueError("a key stands twice")
     return result
+
+
+def _natural(text: str) -> int:
+    if text.startswith("-"):  # "-0" is an integer here and none in the reference implementation
+        raise ValueError("a negative number")
+    return int(text)
 
 
 def _span(name: str, tensor: Any) -> tuple[int, int, str]:
@@ -155,6 +163,8 @@ def _count(label: str, shape: Any) -> int:
     count = 1
     for size in shape:
         count *= size
+        if count >= 1 << 64:  # a zero later on does not help: the reference implementation multiplies in this order, too
+            raise _BadFileError(f"tensor {label} has a shape that is too large")
     return count
 
 
@@ -202,5 +212,3 @@ def _weight_map(layout: Layout, file: TreeFile) -> dict[str, str] | None:
 def _finding(component: Component, path: str, severity: Severity, message: str) -> Finding:
     remedy = "fetch the file again from its publisher; if it is the same there, do not use it"
     return Finding(ID, severity, component.name, path, message, remedy, DOC)
-
-

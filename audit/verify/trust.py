@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from audit.verify.result import Ignored, Signature, Statement
 from manifests import canonical
-from manifests.errors import AirgapError, RefusedError, TrustError
+from manifests.errors import AirgapError, InvalidFileError, RefusedError, TrustError
 from manifests.policy import Policy, PublicKey
 from manifests.statement import SUBJECTS, Envelope, Predicate, hint
 from manifests.statement import Statement as Signed
@@ -39,6 +39,11 @@ class Memory:
     root: str | None = None
     last_seen: datetime | None = None
     policy_version: int | None = None
+
+    @property
+    def fresh(self) -> bool:
+        """Say whether nothing is remembered, so that nothing protects from an older bundle."""
+        return self == Memory()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +66,11 @@ def judge(
     now = max(now, memory.last_seen or now)
     refuse(_policy_reasons(policy, memory, now))
     signatures, ignored, payload = _signers(policy, files)
-    claims = Signed.parse(payload, "signed statement")
-    predicate = claims.bundle("signed statement")
+    try:
+        claims = Signed.parse(payload, "signed statement")
+        predicate = claims.bundle("signed statement")
+    except InvalidFileError as error:
+        raise RefusedError((error,)) from None
     root = dict(subjects)["index.json"]
     refuse([*_subject_reasons(claims, subjects), *_freshness_reasons(predicate, policy, root, memory, now)])
     return Judgement(_statement(predicate), signatures, ignored, now)
@@ -98,14 +106,22 @@ def _signers(policy: Policy, files: Iterable[tuple[str, bytes]]) -> tuple[tuple[
             continue
         if signature is None:
             ignored.append(Ignored(name, "made with no key of this policy"))
-        elif signature.signer in policy.revoked.signers:
-            ignored.append(Ignored(name, f"signer {signature.signer} is revoked by the policy"))
-        elif signature.signer not in policy.roles.bundle.signers:
-            ignored.append(Ignored(name, f"signer {signature.signer} may not sign bundles"))
+        elif reason := _discounted(policy, signature, accepted.get(envelope.payload, {})):
+            ignored.append(Ignored(name, reason))
         else:
             accepted.setdefault(envelope.payload, {})[signature.signer] = signature
     refuse(reasons)
     return (*_counted(policy, accepted, ignored), next(iter(accepted)))
+
+
+def _discounted(policy: Policy, signature: Signature, counted: dict[str, Signature]) -> str | None:
+    if signature.signer in policy.revoked.signers:
+        return f"signer {signature.signer} is revoked by the policy"
+    if signature.signer not in policy.roles.bundle.signers:
+        return f"signer {signature.signer} may not sign bundles"
+    if signature.signer in counted:
+        return f"signer {signature.signer} counts once, by {counted[signature.signer].file}"
+    return None
 
 
 def _counted(

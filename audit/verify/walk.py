@@ -17,12 +17,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from airgap_images.bundle import closure, components, parse_index, strays, sums
-from airgap_images.layout import OCI_LAYOUT, Layout, hash_descriptor, read_regular
+from airgap_images.bundle import closure, components, parse_index, strays, sums, tree_files
+from airgap_images.layout import OCI_LAYOUT, Layout, disk, hash_descriptor, read_regular
 from airgap_images.oci import Digest, Index
 from audit.verify.result import VerifiedBundle
 from audit.verify.trust import Memory, judge, refuse
-from manifests.errors import AirgapError, IntegrityError, InvalidFileError, RefusedError
+from manifests.errors import AirgapError, IntegrityError, InvalidFileError, RefusedError, SiteError
 from manifests.paths import NAME, printable
 from manifests.policy import Policy
 from manifests.statement import MAX_SIGNATURE_FILE, MAX_SIGNATURE_FILES, SUFFIX
@@ -145,6 +145,8 @@ def read_signatures(files: Path) -> tuple[tuple[str, bytes], ...]:
         names = sorted(os.listdir(folder)) if stat.S_ISDIR(info.st_mode) else None
     except FileNotFoundError:
         names = []
+    except OSError as error:
+        raise SiteError(f"signatures: cannot be read: {error.strerror}", hint="check permissions and the medium") from None
     if names is None:
         raise IntegrityError("signatures: not a folder", hint="distrust this copy")
     if not names:
@@ -180,6 +182,9 @@ class _Failures:
             return None
 
     def stop_if_any(self) -> None:
+        # A full disk or a broken reader says nothing about the bundle: that is no refusal.
+        if self._found and all(isinstance(error, SiteError) for error in self._found):
+            raise self._found[0]
         refuse(self._found)
 
 
@@ -192,11 +197,13 @@ def _read_roots(files: Path) -> dict[str, bytes]:
 
 def _structure(place: Place, roots: dict[str, bytes], policy: Policy, failures: _Failures) -> tuple[Index | None, dict[Digest, int]]:
     """Check everything that costs no reading of blobs; return the index and the blobs to read with their sizes."""
-    listed = failures.collect(lambda: _listed(roots["SHA256SUMS"])) or ()
+    listed = failures.collect(lambda: listed_blobs(roots["SHA256SUMS"])) or ()
     index = failures.collect(lambda: _index(roots["index.json"]))
     reached = failures.collect(lambda: closure(place.layout, index)) if index else None
     if reached is not None and sums(roots["index.json"], reached) != roots["SHA256SUMS"]:
         failures.add(IntegrityError("SHA256SUMS: does not list exactly this bundle", hint="the signers signed a broken bundle"))
+    if reached is not None and index:
+        _check_trees(place, index, failures)
     blobs = dict(reached or {})
     for digest in {*listed, *blobs}:
         found = _size(place.layout.path(digest))
@@ -219,13 +226,19 @@ def _index(raw: bytes) -> Index:
     return index
 
 
+def _check_trees(place: Place, index: Index, failures: _Failures) -> None:
+    for component in components(index):
+        if component.form == "tree":
+            failures.collect(lambda root=component.root: sum(1 for _ in tree_files(place.layout, root)))  # type: ignore[misc]
+
+
 def _strays(place: Place, known: Iterable[Digest]) -> list[str]:
     folders = ("blobs", "blobs/sha256")
     links = [name for name in folders if (place.files / name).is_symlink()]
     return [*links, *strays(place.files, dict.fromkeys(known, 0))]
 
 
-def _listed(raw: bytes) -> tuple[Digest, ...]:
+def listed_blobs(raw: bytes) -> tuple[Digest, ...]:
     """Return the blobs SHA256SUMS lists; raises IntegrityError on a line in another form."""
     found: list[Digest] = []
     for line in raw.decode("ascii", "replace").splitlines():
@@ -265,15 +278,16 @@ class _Reader:
             return  # what gets installed comes from the store, and the store's copy is proven
         fd = self.source.open(digest, size)
         try:
-            self.into.take(fd, digest, size, link=self.link and _ours_alone(fd), progress=self.watch.moved)
+            self.into.take(fd, digest, size, link=self.link and ours_alone(fd), progress=self.watch.moved)
         finally:
             os.close(fd)
 
     def _stands(self, store: Layout, digest: Digest, size: int) -> bool:
         fd = store.open(digest, size)
         try:
-            if hash_descriptor(fd, self.watch.moved) == digest:
-                return True
+            with disk(f"blobs/sha256/{digest.hex}"):
+                if hash_descriptor(fd, self.watch.moved) == digest:
+                    return True
         finally:
             os.close(fd)
         self.watch.moved(-size)
@@ -289,7 +303,7 @@ def _read_all(reader: _Reader, blobs: dict[Digest, int], failures: _Failures) ->
             future.result()
 
 
-def _ours_alone(fd: int) -> bool:
+def ours_alone(fd: int) -> bool:
     """Say whether no other user could write to an open file through the name it has."""
     info = os.fstat(fd)
     return info.st_uid == os.geteuid() and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

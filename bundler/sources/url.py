@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from urllib.parse import unquote, urlsplit
 
+from airgap_images.http import Client, Credentials, NoCredentials
 from pydantic import Field
 
-from airgap_images.http import Client, Credentials, NoCredentials
 from airgap_images.oci import MAX_BLOB
 from bundler.fetch import Silent, fetch_unpinned
 from bundler.sources import Context
@@ -69,7 +69,8 @@ def _pinned(name: str, url: str, options: Options, context: Context) -> tuple[in
         return old.size, old.sha256, FIRST_USE
     digest, size = fetch_unpinned(context.client, url, context.cache, credentials=NoCredentials(), label=name, watch=Silent())
     if options.size not in {None, size}:
-        raise InvalidFileError(f"{name}: the server sent {size} bytes, `size` says {options.size}", hint="correct `size`, or distrust the file")
+        message = f"{name}: the server sent {size} bytes, `size` says {options.size}"
+        raise InvalidFileError(message, hint="correct `size`, or distrust the file")
     context.warn(f"{name}: no sha256 given; recorded {digest} on first use, nobody vouches for it")
     return size, digest.hex, FIRST_USE
 

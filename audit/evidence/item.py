@@ -1,0 +1,97 @@
+"""The values of an inventory. Rules: ``None`` and ``()`` mean unknown, never "none"; every item says what was read of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from airgap_images.bundle import Component, TreeFile
+from airgap_images.oci import Pairs
+from manifests.lock import LockedComponent
+
+LOCAL = "local"  # the origin of what was not fetched from anywhere
+
+What = Literal["model", "package", "image", "file", "files"]
+Reading = Literal["read", "listed", "not opened", "unreadable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Licence:
+    """A licence as somebody stated it, and where; nobody has judged it here."""
+
+    text: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much of an item was looked into.
+
+    ``read``: it was asked what it is; ``listed``: its files are listed with their digests, not interpreted;
+    ``not opened``: this version does not look inside; ``unreadable``: it should have been read and could not be.
+    """
+
+    reading: Reading
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file of an item: relative path in the component, sha256 (hex), size in bytes."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing in the bundle.
+
+    ``ref`` is unique in the bundle; an item without ``path`` is a component as a whole, one with ``path`` lies inside
+    it. ``sha256`` is that of the file; of a model, an image or several files it is that of the OCI manifest which lists
+    them. ``files`` are those that are no items of their own. ``origin`` is an address without user name, password and
+    query, the hosts when there are several files, or ``local``. ``facts`` are further statements of the lock.
+    """
+
+    ref: str
+    component: str
+    kind: str
+    role: str | None
+    what: What
+    name: str
+    version: str | None
+    sha256: str
+    size: int
+    coverage: Coverage
+    path: str | None = None
+    purl: str | None = None
+    licences: tuple[Licence, ...] = ()
+    producer: str | None = None
+    origin: str | None = None
+    files: tuple[File, ...] = ()
+    facts: Pairs = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A component with what its verified manifests list; ``problem`` says why they could not be read.
+
+    For a tree ``files`` are its files; for an image ``blobs`` are all its manifests, configurations and layers.
+    """
+
+    component: Component
+    files: tuple[TreeFile, ...]
+    blobs: tuple[tuple[str, int], ...]
+    problem: str
+    locked: LockedComponent | None
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What upstream calls it and what was recorded when it was locked, as the signed index says."""
+        return self.component.facts
+
+    @property
+    def size(self) -> int:
+        """Bytes of its distinct blobs."""
+        return sum(dict(self.blobs).values())

@@ -1,0 +1,185 @@
+"""The report for people: one HTML file that needs nothing else, on screen, in the dark and on paper.
+
+Rules: the verdict first, then what was not checked, then the tables; no script, no outside resource (the file forbids itself both);
+every text is escaped by the template engine and loses control characters, among them those that reverse the direction
+of writing; addresses are text, never links; colour only repeats what a word says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Literal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from audit.evidence import replay
+from audit.evidence.assessment import Assessment, Proof
+from audit.evidence.item import File, Item
+from audit.evidence.verification import verification_json
+from manifests import canonical
+from manifests.paths import printable
+
+MAX_ROWS = 5000  # packages of one component in the report; all are in verification.json
+MAX_FILES = 200  # files of one component in the report
+MAX_TEXT = 4000  # characters of one cell
+
+Mood = Literal["good", "bad", "warn", "unknown"]
+WORDS: dict[int, tuple[Mood, str, str]] = {
+    0: ("good", "Proved", "Every byte of this bundle is what its signers signed, and the policy of this site accepts them."),
+    3: ("bad", "Refused", "Do not install this bundle. It is not proved, so nothing is said about what is in it."),
+    4: ("warn", "Proved, with findings", "The bytes are what the signers signed. What was found in them or at the site needs a decision."),
+    5: ("warn", "Proved, partly not assessed", "The bytes are what the signers signed. Not all could be assessed that should have been."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the summary: what was asked, how it ended, and the facts behind it."""
+
+    topic: str
+    mood: Mood
+    outcome: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A component with what is listed of it; the ``more`` numbers say what the report leaves to ``verification.json``."""
+
+    whole: Item
+    packages: tuple[Item, ...]
+    more_packages: int
+    files: tuple[File, ...]
+    more_files: int
+
+
+def html(assessment: Assessment) -> bytes:
+    """Return the report; the same assessment is always the same bytes."""
+    mood, verdict, meaning = WORDS[assessment.exit_code]
+    proof = assessment.proof
+    text = _environment().get_template("report.html.j2").render(
+        assessment=assessment,
+        proof=proof,
+        bundle=proof.bundle if proof else None,
+        mood=mood,
+        verdict=verdict,
+        meaning=meaning,
+        summary=tuple(_summary(assessment, proof)) if proof else (),
+        not_checked=_by_topic(assessment),
+        groups=tuple(_groups(proof)) if proof else (),
+        steps=replay.steps(proof.bundle) if proof else (),
+        canonical_sha256=hashlib.sha256(verification_json(assessment)).hexdigest(),
+    )
+    return text.encode("utf-8", "backslashreplace")
+
+
+def size(count: int) -> str:
+    """Write a number of bytes with a binary unit."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:  # noqa: PLR2004 - binary units
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def _environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader("audit.evidence"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_clean,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"size": size, "stamp": canonical.stamp, "number": "{:,}".format}
+    return made
+
+
+def _clean(value: Any) -> Any:
+    """Drop control characters from every text that is put into the page; markup of the template itself stays."""
+    return printable(value, MAX_TEXT) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _by_topic(assessment: Assessment) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    ordered = groupby(assessment.not_checked, key=lambda entry: entry.topic)
+    return tuple((topic, tuple(entry.text for entry in entries)) for topic, entries in ordered)
+
+
+def _groups(proof: Proof) -> Iterator[Group]:
+    for _, members in groupby(proof.inventory.items, key=lambda item: item.component):
+        whole, *packages = members
+        yield Group(
+            whole,
+            tuple(packages[:MAX_ROWS]),
+            max(0, len(packages) - MAX_ROWS),
+            whole.files[:MAX_FILES],
+            max(0, len(whole.files) - MAX_FILES),
+        )
+
+
+def _summary(assessment: Assessment, proof: Proof) -> Iterator[Line]:
+    bundle, statement = proof.bundle, proof.bundle.statement
+    signers = f"{_count(len(bundle.signatures), 'signer')} of policy version {bundle.policy_version}"
+    total = size(sum(count for _, count in bundle.blobs))
+    yield Line("Signatures", "good", "accepted", f"{signers}: {', '.join(entry.signer for entry in bundle.signatures)}")
+    yield Line("Bytes", "good", "all as signed", f"{_count(len(bundle.blobs), 'blob')}, {total}, each of them hashed")
+    times = f"made {canonical.stamp(statement.created)}, valid until {canonical.stamp(statement.expires)}"
+    yield Line("Validity", "good", "in time", times)
+    serial = f"serial {statement.serial} of stream {statement.stream}"
+    if any(entry.topic == "Rollback" for entry in assessment.not_checked):
+        yield Line("Rollback", "unknown", "not assessed", f"{serial}; whether it is older than one accepted before was not checked")
+    else:
+        yield Line("Rollback", "good", "not older", f"{serial}; this site has accepted none that is newer")
+    yield _agreement(proof)
+    yield _checks(proof)
+    yield from _contents(proof)
+    yield _installed(proof)
+
+
+def _agreement(proof: Proof) -> Line:
+    if proof.inventory.disagreements:
+        count = _count(len(proof.inventory.disagreements), "disagreement")
+        return Line("Lock and content", "bad", "disagree", f"{count} between the signed lock and the signed index, named below")
+    if proof.inventory.lock_sha256 is None:
+        return Line("Lock and content", "unknown", "not assessed", "the signed lock could not be read")
+    return Line("Lock and content", "good", "agree", "every component is exactly what the signed lock pins")
+
+
+def _checks(proof: Proof) -> Line:
+    gate, examined = proof.gate, sum(result.examined for result in proof.results)
+    ran = f"{_count(len(proof.results), 'check')}, {_count(examined, 'file')} examined"
+    if gate.refused:
+        return Line("Checks", "bad", "findings", f"{_count(len(gate.refused), 'finding')} at or above the gate; {ran}")
+    if gate.not_assessed:
+        return Line("Checks", "unknown", "partly not assessed", f"{_count(len(gate.not_assessed), 'file')} not assessed; {ran}")
+    if gate.warned:
+        return Line("Checks", "warn", "warnings", f"{_count(len(gate.warned), 'finding')} below the gate or accepted by it; {ran}")
+    return Line("Checks", "good", "nothing found", ran) if examined else Line("Checks", "unknown", "nothing to examine", ran)
+
+
+def _contents(proof: Proof) -> Iterator[Line]:
+    items = [item for item in proof.inventory.items if item.what in {"model", "package", "image"}]
+    stated = sum(bool(item.licences) for item in items)
+    yield Line("Vulnerabilities", "unknown", "not assessed", "no vulnerability data was consulted")
+    yield Line("Licences", "unknown", "recorded, not judged", f"stated for {stated} of {len(items)} packages, models and images")
+    closed = sum(item.coverage.reading == "not opened" for item in items)
+    if closed:
+        yield Line("Image contents", "unknown", "not assessed", f"{_count(closed, 'image')} not opened; packages inside are not listed")
+    if proof.inventory.unreadable:
+        yield Line("Inventory", "unknown", "partly not assessed", f"{_count(len(proof.inventory.unreadable), 'item')} could not be read")
+
+
+def _installed(proof: Proof) -> Line:
+    if proof.drift is None:
+        return Line("What is installed", "unknown", "not compared", "this report is about the bundle only")
+    mood: Mood = {0: "good", 4: "bad"}.get(proof.drift.exit_code, "unknown")  # type: ignore[assignment]
+    return Line("What is installed", mood, proof.drift.outcome, _count(len(proof.drift.notes), "difference"))
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -1,0 +1,90 @@
+"""Put the evidence into a folder: ``verification.json``, ``report.html``, ``sbom.cdx.json`` and their ``SHA256SUMS``.
+
+Rules: a folder with anything else in it is somebody else's and left alone; each file appears whole or not at all; ``SHA256SUMS``
+is taken away first and written last, so a set that was interrupted never passes for a whole one, and writing again
+mends it. A refused bundle has no SBOM, and the SBOM of an earlier one does not stay beside its report.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from airgap_images.layout import read_regular, sync_directory, write_atomic
+from airgap_images.oci import Digest
+from audit.evidence.assessment import Assessment
+from audit.evidence.cyclonedx import cyclonedx
+from audit.evidence.report import html
+from audit.evidence.verification import FORMAT, verification_json
+from manifests.errors import AirgapError, SiteError, UsageError
+from manifests.paths import printable
+
+VERIFICATION, SBOM, REPORT, SUMS = "verification.json", "sbom.cdx.json", "report.html", "SHA256SUMS"
+NAMES = (VERIFICATION, SBOM, REPORT, SUMS)
+FAMILY = f'"format": "{FORMAT.rpartition("/")[0]}/'.encode()
+MAX_READ = 1 << 30  # bytes of an earlier verification.json
+HINT = "name a new or empty folder, or one this command wrote before"
+_TORN = re.compile(rf"\.(?:{'|'.join(map(re.escape, NAMES))})\.[0-9a-f]{{16}}")  # what write_atomic leaves when it is killed
+
+
+def write(out: Path, assessment: Assessment) -> tuple[Path, ...]:
+    """Write the evidence into ``out`` and return the files; raises UsageError if the folder is somebody else's."""
+    files = {VERIFICATION: verification_json(assessment), REPORT: html(assessment)}
+    if assessment.proof:
+        files[SBOM] = cyclonedx(assessment)
+    sums = "".join(f"{Digest.of(data).hex}  {name}\n" for name, data in sorted(files.items())).encode()
+    with _alone(out):
+        _take_over(out, keep=frozenset(files))
+        for name, data in files.items():
+            write_atomic(out / name, data)
+        write_atomic(out / SUMS, sums)
+    return tuple(out / name for name in (*files, SUMS))
+
+
+def _take_over(out: Path, *, keep: frozenset[str]) -> None:
+    """Remove ``SHA256SUMS``, and what else an earlier run left and this one does not replace."""
+    for name in _ours(out):
+        if name not in keep:
+            (out / name).unlink(missing_ok=True)
+    sync_directory(out)
+
+
+def _ours(out: Path) -> tuple[str, ...]:
+    found = tuple(sorted(os.listdir(out)))
+    for name in found:
+        known = name in NAMES or _TORN.fullmatch(name)
+        if not known or not stat.S_ISREG(os.lstat(out / name).st_mode):
+            raise UsageError(f"{out}: holds {printable(name)!r}, which is not evidence", hint=HINT)
+    if any(name in NAMES for name in found) and not _is_evidence(out):
+        raise UsageError(f"{out}: holds files of these names that this command did not write", hint=HINT)
+    return found
+
+
+def _is_evidence(out: Path) -> bool:
+    try:
+        return FAMILY in read_regular(out / VERIFICATION, VERIFICATION, MAX_READ)
+    except AirgapError:
+        return False
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the folder itself while it is written, so that no lock file stands in it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        fd = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SiteError(f"{out}: cannot be used: {error.strerror}", hint="choose a folder this user may write") from None
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SiteError(f"{out}: evidence is being written there", hint="wait for it, or write into another folder") from None
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,248 @@
+"""Install a bundle: prove it, gate it, put it in place as a new generation, switch to it.
+
+The order is what makes a kill harmless, at any point:
+
+1. prove every byte, into the store; run the checks; a refusal ends here with nothing installed;
+2. if a generation of exactly this bundle stands whole, use it; else make one, under a temporary name;
+3. remember the serial *before* anything takes effect, so that no older bundle is accepted once a newer one had any;
+4. give images to the engine, noting each as ours first;
+5. the generation appears with its receipt in one rename; ``current`` switches in another; the journal says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from airgap_images.bundle import tree_files
+from airgap_images.layout import PlaceMode
+from airgap_images.oci import Digest
+from audit import journal
+from audit.checks import Check, CheckResult, Finding, Gate, Subject, gate, run_all
+from audit.install import generations, images, receipts, space
+from audit.install.images import Engine
+from audit.install.receipts import Receipt
+from audit.install.store import POLICY, Store, locked, refusing
+from audit.install.trees import Hashes, inode_of
+from audit.journal import Head
+from audit.verify import state
+from audit.verify.result import VerifiedBundle
+from audit.verify.walk import Place, Silent, Watch, verify
+from manifests.errors import AirgapError, FindingsError, IntegrityError, RefusedError, SiteError
+from manifests.paths import printable
+from manifests.policy import Policy
+from manifests.site import Site
+
+MAX_REASONS = 8  # of a refusal, in the journal; the command's own output has all
+
+
+class GateError(FindingsError):
+    """The checks found what the policy does not let through; ``gate`` has all of it."""
+
+    def __init__(self, decided: Gate) -> None:
+        first = decided.refused[0]
+        more = f" (and {len(decided.refused) - 1} more findings)" if len(decided.refused) > 1 else ""
+        super().__init__(f"{_where(first)}: {first.message}{more}", hint=first.remedy)
+        self.gate = decided
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """What an install did. ``changed`` is False if exactly this stood there whole already.
+
+    ``fresh`` says that the site remembered nothing of the stream: no older bundle could have been refused.
+    ``journal`` is the head of the journal now, to be noted elsewhere.
+    """
+
+    store: Path
+    changed: bool
+    generation: int
+    previous: int | None
+    receipt: Receipt
+    bundle: VerifiedBundle
+    checks: tuple[CheckResult, ...]
+    gate: Gate
+    fresh: bool
+    journal: Head
+
+    @property
+    def exit_code(self) -> int:
+        """Return 5 if a check could not assess something, else 0."""
+        return self.gate.exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What is to be installed, how and where."""
+
+    store: Store
+    place: Place
+    policy_raw: bytes
+    engine: Engine | None
+    mode: PlaceMode
+    checks: tuple[Check, ...] | None
+    watch: Watch
+    state_folder: Path
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """A proven bundle that passed the gate, and the files that are kept of it beside its blobs."""
+
+    bundle: VerifiedBundle
+    files: tuple[tuple[str, bytes], ...]
+    checks: tuple[CheckResult, ...]
+    gate: Gate
+    fresh: bool
+
+
+def install(
+    place: Place,
+    policy_raw: bytes,
+    site: Site,
+    *,
+    now: datetime,
+    copy: bool | None = None,
+    engine: Engine | None = None,
+    watch: Watch | None = None,
+    state_folder: Path | None = None,
+    checks: Iterable[Check] | None = None,
+) -> Installed:
+    """Prove the bundle at ``place`` and make it the current generation of the site's store.
+
+    ``copy`` (default: as the site says) gives files bytes of their own; ``state_folder`` is where the site remembers serials
+    (default: the store). Raises RefusedError if the bundle is not proven, GateError if a finding is refused, SiteError if
+    this machine cannot; then nothing is installed and the journal says why.
+    """
+    store = Store.create(site.store)
+    mode: PlaceMode = "copy" if (site.copy_files if copy is None else copy) else "link"
+    order = _Order(
+        store, place, policy_raw, engine, mode, None if checks is None else tuple(checks), watch or Silent(), state_folder or store.root, now
+    )
+    with locked(store):
+        try:
+            with refusing(store):
+                receipts.complete(store, now)
+                return _install(order, site)
+        except AirgapError as error:
+            with contextlib.suppress(AirgapError):  # the reason matters more than that it could not be noted
+                journal.append(store.root, "install", "refused" if error.exit_code > 2 else "failed", _reasons(order, error), now=now)  # noqa: PLR2004
+            raise
+
+
+def _install(order: _Order, site: Site) -> Installed:
+    accepted = _accept(order)
+    if site.engine != "none" and order.engine is None and any(part.form == "image" for part in accepted.bundle.components):
+        raise SiteError(f"the site's engine is {site.engine}, and none was reached", hint="start it, or write `engine: none` to go without")
+    previous = order.store.current()
+    standing = _standing(order, accepted, previous)
+    if standing is None:
+        return _make(order, accepted, previous)
+    state.record(order.state_folder, accepted.bundle, order.now)
+    lost = order.engine and images.missing(order.store, accepted.bundle.components, standing, order.engine)
+    changed = bool(lost) or standing.generation != previous
+    if changed:
+        _begin(order, accepted, standing.generation)
+        images.place(order.store, accepted.bundle.components, order.engine)
+    return _finish(order, accepted, standing, previous, changed=changed)
+
+
+def _accept(order: _Order) -> _Accepted:
+    policy = Policy.parse(order.policy_raw)
+    memory = state.load(order.state_folder, policy.stream)
+    layout, link = order.store.layout, order.mode == "link"
+    watch = space.Roomy(order.watch, order.place, layout, link)
+    bundle = verify(order.place, order.policy_raw, memory=memory, now=order.now, into=layout, link=link, watch=watch)
+    results = run_all(Subject(bundle.layout, bundle.components), order.checks)
+    decided = gate(results, policy.gates)
+    if decided.refused:
+        raise GateError(decided)
+    return _Accepted(bundle, (*bundle.files, (POLICY, order.policy_raw)), results, decided, memory.fresh)
+
+
+def _standing(order: _Order, accepted: _Accepted, current: int | None) -> Receipt | None:
+    """Return the receipt of a generation that is exactly what would be made now and stands whole, the current one first."""
+    bundle = accepted.bundle
+    files = {name: Digest.of(raw).hex for name, raw in accepted.files}
+    hashes = Hashes(order.watch.moved)  # what `verify` has just hashed need not be hashed again
+    hashes.known.update((inode, digest) for digest, _ in bundle.blobs if (inode := inode_of(bundle.layout.path(digest))))
+    for number in sorted(order.store.generations(), key=lambda number: (number != current, -number)):
+        try:
+            receipt = receipts.read(order.store, number)
+        except IntegrityError:
+            continue  # `check` tells of it; here it only means that this generation is not one to rely on
+        if receipt.digest != bundle.digest or receipt.files != files:
+            continue
+        if order.mode == "copy" and any(tree.mode != "copy" for tree in receipt.trees):
+            continue
+        if order.engine and not generations.placed_in(receipt.images, order.engine.name):
+            continue
+        if not generations.whole(order.store, receipt, bundle.components, hashes):
+            order.store.keep(bundle.digest, accepted.files)
+            return receipt
+    return None
+
+
+def _make(order: _Order, accepted: _Accepted, previous: int | None) -> Installed:
+    store, bundle = order.store, accepted.bundle
+    number = max((0, *store.generations(), *store.receipts())) + 1
+    _begin(order, accepted, number)
+    _require_room(order, bundle)
+    generations.sync_blobs(store.layout, (digest for digest, _ in bundle.blobs))
+    store.keep(bundle.digest, accepted.files)
+    trees = generations.build(store, bundle.components, order.mode, order.watch.moved)
+    state.record(order.state_folder, bundle, order.now)
+    placed = images.place(store, bundle.components, order.engine)
+    receipt = receipts.make(bundle, number, accepted.files, (trees, placed), accepted.checks)
+    generations.publish(store, receipt)
+    return _finish(order, accepted, receipt, previous, changed=True)
+
+
+def _require_room(order: _Order, bundle: VerifiedBundle) -> None:
+    layout = bundle.layout
+    files = {file.digest: file.size for part in bundle.components if part.form == "tree" for file in tree_files(layout, part.root)}
+    total = sum(file.size for part in bundle.components if part.form == "tree" for file in tree_files(layout, part.root))
+    largest = max(files, key=lambda digest: files[digest], default=None)
+    shared = largest is None or space.shares(layout, largest, files[largest], layout, link=order.mode == "link")
+    space.require(layout, 0 if shared else total, "the generation")
+    if order.mode == "copy":
+        order.watch.begin(total)
+
+
+def _begin(order: _Order, accepted: _Accepted, number: int) -> None:
+    journal.append(order.store.root, "install", "begun", _facts(accepted.bundle, number), now=order.now)
+
+
+def _finish(order: _Order, accepted: _Accepted, receipt: Receipt, previous: int | None, *, changed: bool) -> Installed:
+    store, number, raw = order.store, receipt.generation, receipt.to_bytes()
+    receipts.keep(store, number, raw)
+    if store.current() != number:
+        store.switch(number)
+    said = {**_facts(accepted.bundle, number), "receipt": Digest.of(raw).hex, "mode": order.mode}
+    head = journal.append(store.root, "install", "done" if changed else "unchanged", said, now=order.now)
+    return Installed(store.root, changed, number, previous, receipt, accepted.bundle, accepted.checks, accepted.gate, accepted.fresh, head)
+
+
+def _facts(bundle: VerifiedBundle, number: int) -> dict[str, str]:
+    return {
+        "bundle": str(bundle.digest),
+        "stream": bundle.statement.stream,
+        "serial": str(bundle.statement.serial),
+        "generation": str(number),
+        "policy": f"sha256:{bundle.policy_sha256}",
+        "signers": ", ".join(signature.signer for signature in bundle.signatures),
+    }
+
+
+def _reasons(order: _Order, error: AirgapError) -> dict[str, str]:
+    failures = error.failures if isinstance(error, RefusedError) else (error,)
+    said = {f"reason{at}": failure.message for at, failure in enumerate(failures[:MAX_REASONS], start=1)}
+    return {"from": str(order.place.files), "reasons": str(len(failures)), **said}
+
+
+def _where(finding: Finding) -> str:
+    return f"{finding.id}: {finding.component}/{printable(finding.path)}" if finding.path else f"{finding.id}: {finding.component}"

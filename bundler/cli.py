@@ -1,0 +1,282 @@
+"""``airgap-bundle``: the connected side's command line. Arguments in, one call, one report out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import ssl
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from airgap_images.http import Client
+
+from airgap_images.layout import Layout, exclusive, require_layout, write_atomic
+from airgap_images.oci import Digest
+from audit.terminal import Json, Report, Transfers, ask_secret, command, emit, note, warn
+from bundler import build as building
+from bundler import keys, render, resolve, sign
+from manifests import intent as intents
+from manifests.diff import diff as compare
+from manifests.errors import AirgapError, UsageError
+from manifests.lock import Lock, read_bounded
+from manifests.policy import MAX_POLICY, Policy, first_policy
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Build signed offline bundles of LLM platforms.")
+policies = typer.Typer(no_args_is_help=True, help="Make and explain the policy a site pins.")
+app.add_typer(policies, name="policy")
+
+IntentFile = Annotated[Path, typer.Argument(metavar="BUNDLE.YAML", help="What to carry.")]
+LockFile = Annotated[Path, typer.Argument(metavar="BUNDLE.LOCK.JSON", help="What `lock` wrote and you reviewed.")]
+CacheFolder = Annotated[Path | None, typer.Option("--cache", metavar="DIR", help="Where bytes read while locking are kept.")]
+PassphraseFile = Annotated[Path | None, typer.Option("--passphrase-file", metavar="FILE", help="Read the passphrase from a file.")]
+SignerList = Annotated[list[str], typer.Option("--signer", metavar="NAME=FILE.pub", help="A person and their public key.")]
+CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+NOT_PLANNED = (
+    "whether the models fit the GPUs: this version does not size them",
+    "container images' upstream signatures, and known vulnerabilities of anything carried",
+)
+
+
+@app.command()
+@command
+def init(
+    path: Annotated[Path, typer.Argument(metavar="BUNDLE.YAML", help="File to write.")] = Path("bundle.yaml"), as_json: Json = False
+) -> Report:
+    """Write a first bundle.yaml to edit."""
+    if path.exists():
+        raise UsageError(f"{path}: exists already", hint="name another file; nothing is overwritten")
+    write_atomic(path, resources.files("bundler").joinpath("templates/bundle.yaml").read_bytes())
+    return Report({"written": str(path)}, f"{path}: written; edit it, then `airgap-bundle lock {path}`")
+
+
+@app.command()
+@command
+def schema() -> Report:
+    """Print the JSON Schema of bundle.yaml, for editors."""
+    return Report({}, json.dumps(resolve.schema(), indent=1, sort_keys=True))
+
+
+@app.command()
+@command
+def plan(
+    path: IntentFile,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the bundle would be built.")] = Path("bundle"),
+    cache: CacheFolder = None,
+    as_json: Json = False,
+) -> Report:
+    """Show what a bundle would hold and take, without fetching what is large."""
+    lock = _resolve(path, _known(_lock_path(path)), cache)
+    home = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
+    return render.planned(lock, shutil.disk_usage(home).free, out, NOT_PLANNED)
+
+
+@app.command("lock")
+@command
+def lock_(
+    path: IntentFile,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if the lock would change.")] = False,
+    cache: CacheFolder = None,
+    as_json: Json = False,
+) -> Report:
+    """Resolve bundle.yaml and pin every byte in the lock beside it."""
+    beside = _lock_path(path)
+    old = _known(beside)
+    new = _resolve(path, old, cache)
+    changes = compare(old, new) if old else ()
+    stale = old is None or beside.read_bytes() != new.to_bytes()
+    if check and stale:
+        for change in changes[: render.MAX_CHANGES]:
+            note(str(change))
+        hint = f"run `airgap-bundle lock {path}` and review what moved"
+        raise AirgapError(f"{beside}: not up to date, {len(changes)} changes", hint=hint)
+    if stale:
+        write_atomic(beside, new.to_bytes())
+    return render.locked(new, beside, changes, written=stale, known=old is not None)
+
+
+@app.command()
+@command
+def build(
+    path: LockFile,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the bundle.")],
+    link: Annotated[bool, typer.Option("--link", help="Share local files with the bundle (hard links): do not edit them later.")] = False,
+    paranoid: Annotated[bool, typer.Option("--paranoid", help="Hash again what is already there.")] = False,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, max=64, help="Files fetched at once.")] = 4,
+    reuse: Annotated[list[Path] | None, typer.Option("--reuse", metavar="BUNDLE", help="Take what another bundle has from there.")] = None,
+    cache: CacheFolder = None,
+    as_json: Json = False,
+) -> Report:
+    """Fetch, check and lay out what a lock pins; run again to go on after an interruption."""
+    lock = Lock.load(path)
+    caches = (*(require_layout(folder) for folder in reuse or ()), _cache(cache))
+    options = building.Options(path.absolute().parent, caches, link=link, paranoid=paranoid, jobs=jobs)
+    with Transfers("fetching") as watch:
+        return render.built(building.build(lock, out, _client(), options, watch), out)
+
+
+@app.command()
+@command
+def keygen(
+    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for NAME.key and NAME.pub.")] = Path(),
+    algorithm: Annotated[keys.Curve, typer.Option("--algorithm", help="p256 is read by every tool.")] = "p256",
+    no_passphrase: Annotated[bool, typer.Option("--no-passphrase", help="Leave the private key unencrypted.")] = False,
+    passphrase_file: PassphraseFile = None,
+    as_json: Json = False,
+) -> Report:
+    """Make a signing key pair."""
+    secret = keys.passphrase_from(passphrase_file)
+    if secret is None and not no_passphrase:
+        secret = ask_secret("passphrase for the new key")
+        if secret != ask_secret("the same again"):
+            raise UsageError("the two passphrases differ", hint="run again")
+    private, public = keys.make(name, out, curve=algorithm, passphrase=secret)
+    text = f"{private}: private, keep it secret\n{public}: public, goes into the policy"
+    return Report({"private": str(private), "public": str(public)}, text)
+
+
+@app.command("sign")
+@command
+def sign_(
+    folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of the bundle.")],
+    key: Annotated[str, typer.Option("--key", metavar="URI", help="file:PATH of a private key.")],
+    serial: Annotated[int | None, typer.Option("--serial", min=0, help="Number in the stream; first signer only.")] = None,
+    days: Annotated[int, typer.Option("--expires-in", min=1, max=3650, help="Days until it is refused; first signer only.")] = 365,
+    previous: Annotated[str | None, typer.Option("--previous", help="sha256 of the bundle before this one.")] = None,
+    policy: Annotated[Path | None, typer.Option("--policy", help="Say who is still missing under this policy.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the signature file; the key's when absent.")] = None,
+    passphrase_file: PassphraseFile = None,
+    as_json: Json = False,
+) -> Report:
+    """Sign a bundle; run again with another person's key."""
+    signer = keys.signer(key, lambda of: keys.passphrase_from(passphrase_file) or ask_secret(f"passphrase of {of}"))
+    known = Policy.load(policy) if policy else None
+    now = _now()
+    before = Digest(previous.removeprefix("sha256:")).hex if previous else None
+    terms = sign.Terms(serial, now, now + timedelta(days=days), before, known.version if known else None, ("airgap-bundler", _version()))
+    result = sign.sign(folder, replace(signer, name=name) if name and isinstance(signer, keys.FileSigner) else signer, terms)
+    return render.signed(result, known, sign.signers(folder, known) if known else frozenset())
+
+
+@policies.command("init")
+@command
+def policy_init(
+    path: Annotated[Path, typer.Argument(metavar="POLICY.JSON", help="File to write.")],
+    stream: Annotated[str, typer.Option("--stream", help="The stream of bundles it is for.")],
+    signer: SignerList,
+    threshold: Annotated[int, typer.Option("--threshold", min=1, help="How many of them must sign.")] = 1,
+    days: Annotated[int, typer.Option("--expires-in", min=1, max=3650, help="Days until it must be replaced.")] = 365,
+    as_json: Json = False,
+) -> Report:
+    """Write version 1 of a policy."""
+    if path.exists():
+        raise UsageError(f"{path}: exists already", hint="change it with `airgap-bundle policy add-signer`, or name another file")
+    made = first_policy(stream, _public_keys(signer), threshold=threshold, expires=_now() + timedelta(days=days))
+    write_atomic(path, made.to_bytes())
+    return _policy_report(path)
+
+
+@policies.command("add-signer")
+@command
+def policy_add_signer(
+    path: Annotated[Path, typer.Argument(metavar="POLICY.JSON", help="The policy to change.")],
+    signer: Annotated[str, typer.Option("--signer", metavar="NAME=FILE.pub", help="A person and their public key.")],
+    threshold: Annotated[int | None, typer.Option("--threshold", min=1, help="A new threshold; unchanged when absent.")] = None,
+    as_json: Json = False,
+) -> Report:
+    """Write the next version of a policy, with one more signer."""
+    ((name, pem),) = _public_keys([signer]).items()
+    write_atomic(path, Policy.load(path).with_signer(name, pem, threshold=threshold).to_bytes())
+    return _policy_report(path)
+
+
+@policies.command("show")
+@command
+def policy_show(
+    path: Annotated[Path, typer.Argument(metavar="POLICY.JSON", help="The policy to explain.")], as_json: Json = False
+) -> Report:
+    """Say in sentences what a policy accepts, and its sha256."""
+    return _policy_report(path)
+
+
+@app.command("diff")
+@command
+def diff_(
+    old: Annotated[Path, typer.Argument(help="A lock.")], new: Annotated[Path, typer.Argument(help="Another lock.")], as_json: Json = False
+) -> Report:
+    """Show what moved between two locks."""
+    changes = compare(Lock.load(old), Lock.load(new))
+    return Report({"changes": render.differences(changes)}, "\n".join(map(str, changes)) or "no difference")
+
+
+@app.callback(invoke_without_command=True)
+def _whole(version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False) -> None:
+    if version:
+        emit(f"airgap-bundle {_version()}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _resolve(path: Path, previous: Lock | None, cache: Path | None) -> Lock:
+    intent, document = intents.load(path)
+    store = _cache(cache)
+    with exclusive(store.root / ".lock", f"{store.root}: the cache"):
+        around = resolve.Surroundings(
+            folder=path.absolute().parent, cache=store, client=_client(), now=_now(), warn=warn, step=lambda name: note(f"resolving {name}")
+        )
+        return resolve.resolve(intent, document, previous, around)
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_suffix(".lock.json")
+
+
+def _known(path: Path) -> Lock | None:
+    return Lock.load(path) if path.exists() else None
+
+
+def _cache(folder: Path | None) -> Layout:
+    home = os.environ.get("AIRGAP_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "airgap-bundler"
+    return Layout.create(folder or Path(home))
+
+
+def _client() -> Client:
+    named = next((os.environ[name] for name in CA_VARIABLES if os.environ.get(name)), None)
+    found = named or ssl.get_default_verify_paths().cafile
+    netrc = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    return Client(ca_file=Path(found) if found else None, netrc=netrc if netrc.is_file() else None)
+
+
+def _public_keys(signers: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in signers:
+        name, separator, file = text.partition("=")
+        if not separator or not file or name in found:
+            raise UsageError(f"--signer {text!r} is not NAME=FILE.pub, each name once", hint="for example --signer alice=keys/alice.pub")
+        found[name] = read_bounded(Path(file), MAX_POLICY).decode(errors="replace")
+    return found
+
+
+def _policy_report(path: Path) -> Report:
+    raw = read_bounded(path, MAX_POLICY)
+    return render.policy(Policy.parse(raw, str(path)), hashlib.sha256(raw).hexdigest(), _now())
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _version() -> str:
+    return metadata.version("airgap-bundler")
+
+

@@ -1,0 +1,144 @@
+"""What the connected side's commands say: every result as data for programs and as text for people. Decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from audit import checks
+from audit.terminal import Report, human, table
+from bundler.build import Built
+from bundler.sign import Signed
+from manifests.diff import Difference
+from manifests.lock import Lock, LockedComponent
+from manifests.paths import printable
+from manifests.policy import Policy, Role
+
+MAX_CHANGES = 40  # differences shown to people; --json has all
+FACTS = ("commit", "digest", "packages", "license", "sha256", "tree")  # what identifies a component, first found first
+
+
+def locked(lock: Lock, path: Path, changes: tuple[Difference, ...], *, written: bool, known: bool) -> Report:
+    """Tell what a lock holds and what moved."""
+    lines = [_components(lock)]
+    if known and changes:
+        lines += ["", f"{len(changes)} changes:", *map(str, changes[:MAX_CHANGES])]
+        lines += [f"... and {len(changes) - MAX_CHANGES} more"] if len(changes) > MAX_CHANGES else []
+    state = "written" if written else "unchanged"
+    lines += ["", f"{path}: {state}; {human(lock.size)} in {len(lock.components)} components"]
+    return Report({"lock": str(path), "state": state, "size": lock.size, "changes": differences(changes)}, "\n".join(lines))
+
+
+def planned(lock: Lock, free: int, out: Path, unknown: Iterable[str]) -> Report:
+    """Tell what a bundle would take, before anything large is fetched."""
+    fits = lock.size <= free
+    notes = list(unknown)
+    room = f"free at {out}: {human(free)}{'' if fits else ' - NOT ENOUGH'}"
+    lines = [_components(lock), "", f"to carry: {human(lock.size)}; {room}"]
+    lines += ["", "not assessed:", *(f"  - {text}" for text in notes)]
+    listed = [_component(component) for component in lock.components]
+    data = {"components": listed, "size": lock.size, "free": free, "fits": fits, "notAssessed": notes}
+    return Report(data, "\n".join(lines), 0 if fits else 1)
+
+
+def built(result: Built, out: Path) -> Report:
+    """Tell what stands in the folder and what the checks said; what a check could not assess ends with exit code 5."""
+    fetched, gate = result.fetched, result.gate
+    lines = [table([("check", "examined", "outcome"), *((r.id, str(r.examined), r.outcome) for r in result.results)], frozenset({1}))]
+    lines += [f"warning: {f.component}/{printable(f.path)}: {f.message} [{f.id}, {f.severity}]" for f in gate.warned]
+    lines += [f"not assessed: {n.component}/{printable(n.path)}: {n.reason} [{n.id}]" for n in gate.not_assessed]
+    lines += [
+        "",
+        f"{out}: {'built' if result.changed else 'unchanged'}, {human(result.size)}, bundle {result.digest}",
+        f"fetched {human(fetched.bytes)}; {fetched.files} files, of which {fetched.present} were here and {fetched.local} were local",
+    ]
+    data = {
+        "bundle": str(result.digest),
+        "changed": result.changed,
+        "size": result.size,
+        "fetched": {
+            "bytes": fetched.bytes,
+            "files": fetched.files,
+            "local": fetched.local,
+            "present": fetched.present,
+            "resumedBytes": fetched.resumed,
+        },
+        "checks": checks.as_json(result.results, gate),
+    }
+    return Report(data, "\n".join(lines), gate.exit_code)
+
+
+def signed(result: Signed, policy: Policy | None, signers: frozenset[str]) -> Report:
+    """Tell who has signed; with a policy also who is still missing beside its ``signers`` who did."""
+    said = result.predicate
+    lines = [
+        f"{'signed' if result.added else 'had signed before'}: {result.file}",
+        f"bundle {result.digest}, stream {said.stream}, serial {said.serial}, expires {said.expires}",
+        f"signatures now: {', '.join(result.signatures)}",
+    ]
+    missing = policy.roles.bundle.missing(signers) if policy else None
+    if policy:
+        lines.append(f"policy: {missing or 'the threshold is reached'}")
+    data: dict[str, Any] = {
+        "added": result.added,
+        "bundle": str(result.digest),
+        "file": str(result.file),
+        "serial": said.serial,
+        "signatures": list(result.signatures),
+        "stream": said.stream,
+    }
+    return Report(data | ({"missing": missing} if policy else {}), "\n".join(lines))
+
+
+def policy(found: Policy, sha256: str, now: datetime) -> Report:
+    """Say in sentences what a policy accepts."""
+    state = "EXPIRED on" if found.expires_at <= now else "is valid until"
+    lines = [
+        f"This is version {found.version} of the policy for stream {found.stream}.",
+        f"Its sha256 is {sha256}; tell it to the site by another way.",
+        f"It {state} {found.expires}.",
+        f"A bundle is accepted when {_who(found.roles.bundle)} signed it and its serial is {found.min_serial} or higher.",
+        f"The next policy is to be signed by {_who(found.roles.policy)}; no command checks that yet.",
+    ]
+    for name, signer in sorted(found.signers.items()):
+        revoked = " REVOKED" if name in found.revoked.signers else ""
+        lines.append(f"  {name}: {signer.alg}, key id {signer.key_id}{revoked}")
+    lines += [f"Bundle sha256:{root} is refused." for root in found.revoked.roots]
+    lines += [f"Any bundle with blob sha256:{blob} is refused." for blob in found.revoked.blobs]
+    lines += [f"Findings of check {name}: {what}." for name, what in sorted(found.gates.items())]
+    return Report({"sha256": sha256, "policy": found.model_dump(mode="json"), "expired": found.expires_at <= now}, "\n".join(lines))
+
+
+def differences(changes: Iterable[Difference]) -> list[dict[str, str]]:
+    """Return differences as data."""
+    return [{"change": d.change, "component": d.component, "new": d.new, "old": d.old, "what": d.what} for d in changes]
+
+
+def _who(role: Role) -> str:
+    names = ", ".join(role.signers)
+    who = names if len(role.signers) == role.threshold == 1 else f"{role.threshold} of {names}"
+    return who + "".join(f", among them {' or '.join(group)}," for group in role.require_any_of)
+
+
+def _components(lock: Lock) -> str:
+    rows = [("component", "kind", "files", "size", "identity", "licence")]
+    for component in lock.components:
+        said = {**component.facts, **component.identity}
+        identity = next((said[key] for key in FACTS if key != "license" and key in said), "")
+        licence = said.get("license", "not stated" if component.model else "")
+        count = str(len(component.files) + len(component.inline))
+        rows.append((component.name, component.kind, count, human(component.size), printable(identity, 19), printable(licence, 24)))
+    return table(rows, frozenset({2, 3}))
+
+
+def _component(component: LockedComponent) -> dict[str, Any]:
+    return {
+        "facts": component.facts,
+        "files": len(component.files) + len(component.inline),
+        "identity": component.identity,
+        "kind": component.kind,
+        "name": component.name,
+        "size": component.size,
+    }

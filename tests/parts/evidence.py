@@ -1,0 +1,261 @@
+"""A bundle with one component of each form, its lock inside, signed with fixed keys: the same bytes in every run.
+
+It is laid out as ``bundler.build`` lays bundles out, without fetching. The keys are numbers in this file and protect nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import struct
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from parts.bundles import NOW, STREAM
+
+from airgap_images.bundle import Component, TreeFile, component_descriptor, write_index, write_tree
+from airgap_images.layout import Layout
+from airgap_images.oci import IMAGE_MANIFEST, Descriptor, Digest
+from audit import checks
+from audit.evidence.assessment import Assessment, proved, refused
+from audit.evidence.cyclonedx import cyclonedx
+from audit.evidence.report import html
+from audit.evidence.verification import verification_json
+from audit.verify.result import VerifiedBundle
+from audit.verify.trust import Memory
+from audit.verify.walk import Place, verify
+from bundler import keys, sign
+from manifests import canonical
+from manifests.errors import AirgapError, IntegrityError, RefusedError, TrustError
+from manifests.lock import Inline, Lock, LockedComponent, Pin
+from manifests.policy import Policy, first_policy
+
+TOOL = ("airgap-audit", "1.2.3")
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+SIGNERS = {
+    "alice": keys.FileSigner("alice", ec.derive_private_key(0xA11CE, ec.SECP256R1())),
+    "bob": keys.FileSigner("bob", ec.derive_private_key(0xB0B, ec.SECP384R1())),
+    "carol": keys.FileSigner("carol", ed25519.Ed25519PrivateKey.from_private_bytes(b"carol".ljust(32, b"."))),
+}
+HOSTILE = '<script>alert("x")</script>\N{RIGHT-TO-LEFT OVERRIDE}{{ 7*7 }}'
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The least that evidence asks of a comparison with what is installed."""
+
+    outcome: str = "as installed"
+    exit_code: int = 0
+    notes: tuple[tuple[str, str, str], ...] = ()
+
+
+def policy(*names: str) -> Policy:
+    public = {name: pem(name) for name in names or SIGNERS}
+    return first_policy(STREAM, public, threshold=len(public), expires=NOW + timedelta(days=365))
+
+
+def pem(name: str) -> str:
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return SIGNERS[name].public_key.public_bytes(serialization.Encoding.PEM, form).decode()
+
+
+def wheel(name: str, version: str, *headers: str) -> bytes:
+    """Return a wheel that holds only its METADATA."""
+    lines = ("Metadata-Version: 2.4", f"Name: {name}", f"Version: {version}", *headers, "", "A description.\n")
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(f"{name}-{version}.dist-info/METADATA", (2026, 1, 1, 0, 0, 0)), "\n".join(lines))
+    return out.getvalue()
+
+
+WHEELS = {
+    "Foo_Bar.x-1.2.0-py3-none-any.whl": wheel("Foo_Bar.x", "1.2.0", "License-Expression: MIT AND Apache-2.0", "Author: Ada L."),
+    "plain-2.0+cpu-cp312-cp312-linux_x86_64.whl": wheel("plain", "2.0+cpu", "License: bsd-3-clause", "Maintainer-email: B <b@example.org>"),
+    "classy-0.1-py3-none-any.whl": wheel(
+        "classy", "0.1", "License: UNKNOWN", "Classifier: License :: OSI Approved", "Classifier: License :: OSI Approved :: MIT License"
+    ),
+    "silent-3-py3-none-any.whl": wheel("silent", "3"),
+    "evil-1-py3-none-any.whl": wheel("evil", "1", f"License: {HOSTILE}", f"Author: {HOSTILE}"),
+}
+
+
+def safetensors() -> bytes:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
+    return struct.pack("<Q", len(header)) + header + bytes(16)
+
+
+MODEL = {
+    "README.md": b"---\nlicense: apache-2.0\n---\n# mini\n",
+    "config.json": b'{"architectures":["MiniForCausalLM"],"model_type":"mini"}\n',
+    "model.safetensors": safetensors(),
+}
+
+
+def pins(files: dict[str, bytes], url: str) -> tuple[Pin, ...]:
+    made = [Pin(path=path, url=f"{url}{path}", size=len(data), sha256=hashlib.sha256(data).hexdigest()) for path, data in files.items()]
+    return tuple(sorted(made, key=lambda pin: pin.path))
+
+
+def image_blobs() -> dict[str, bytes]:
+    """Return the blobs of a small image, its manifest under the name ``manifest``."""
+    blobs = {"config": b'{"architecture":"amd64","os":"linux"}', "layer": b"no real layer, but bytes are bytes"}
+    types = {"config": "application/vnd.oci.image.config.v1+json", "layer": "application/vnd.oci.image.layer.v1.tar"}
+    parts = {name: {"mediaType": types[name], "digest": str(Digest.of(data)), "size": len(data)} for name, data in blobs.items()}
+    value = {"schemaVersion": 2, "mediaType": IMAGE_MANIFEST, "config": parts["config"], "layers": [parts["layer"]]}
+    return {**blobs, "manifest": canonical.compact(value)}
+
+
+def locked(wheels: dict[str, bytes] = WHEELS) -> tuple[LockedComponent, ...]:
+    blobs = image_blobs()
+    return (
+        LockedComponent(
+            name="docs", kind="path", form="tree", identity={"path": "docs"}, files=pins({"a/b.txt": b"b\n", "c.txt": b"c\n"}, "file:docs/")
+        ),
+        LockedComponent(
+            name="driver",
+            kind="url",
+            form="tree",
+            identity={"url": "https://dl.example.org/driver.run"},
+            files=pins({"driver.run": b"#!driver\n"}, "https://user:secret@dl.example.org:8443/v1/?token=secret&f=#"),
+        ),
+        LockedComponent(
+            name="gateway",
+            kind="python",
+            form="tree",
+            role="gateway",
+            facts={"packages": str(len(wheels))},
+            files=pins(wheels, "https://index.example.org/files/"),
+            inline=(Inline(path="requirements.txt", text="foo-bar-x==1.2.0\n"),),
+        ),
+        LockedComponent(
+            name="mini",
+            kind="huggingface",
+            form="tree",
+            model=True,
+            role="inference",
+            identity={"repo": "acme/Mini-1B", "commit": COMMIT},
+            facts={"license": "apache-2.0", "architectures": "MiniForCausalLM", "model_type": "mini"},
+            files=pins(MODEL, f"https://hub.example.org/acme/Mini-1B/resolve/{COMMIT}/"),
+        ),
+        LockedComponent(
+            name="server",
+            kind="image",
+            form="image",
+            identity={"ref": "registry.example.org:5000/team/server:v1.0", "platform": "linux/amd64"},
+            root=hashlib.sha256(blobs["manifest"]).hexdigest(),
+            files=pins(blobs, "https://registry.example.org:5000/v2/team/server/blobs/"),
+        ),
+    )
+
+
+def lock(*components: LockedComponent) -> Lock:
+    return Lock(name="test", stream=STREAM, intentSha256="0" * 64, components=components)
+
+
+def build(folder: Path, stated: Lock, data: dict[str, dict[str, bytes]], *, own: dict[str, bytes] | None = None) -> Path:
+    """Lay out ``data`` (component → path → bytes) as ``stated`` names it; ``own`` replaces the bundle's own lock file."""
+    layout = Layout.create(folder)
+    made = []
+    for component in stated.components:
+        files = [TreeFile(path, layout.put(raw), len(raw)) for path, raw in data[component.name].items()]
+        if component.form == "image":
+            raw = data[component.name]["manifest"]
+            root = Descriptor(IMAGE_MANIFEST, Digest.of(raw), len(raw))
+        else:
+            root = write_tree(layout, files, model={"name": component.name} if component.model else None)
+        facts = {**component.facts, **component.identity}
+        root = component_descriptor(root, name=component.name, kind=component.kind, form=component.form, role=component.role, facts=facts)
+        made.append(Component(component.name, component.kind, component.form, component.role, root))
+    for path, raw in ({"bundle.lock.json": stated.to_bytes()} if own is None else own).items():
+        tree = write_tree(layout, [TreeFile(path, layout.put(raw), len(raw))])
+        made.append(
+            Component("airgap-lock", "lock", "tree", None, component_descriptor(tree, name="airgap-lock", kind="lock", form="tree"))
+        )
+    write_index(layout, made, {sign.STREAM: STREAM, "airgap.bundle": stated.name, "airgap.target.platform": stated.target.platform})
+    if (folder / ".partial").exists():
+        (folder / ".partial").rmdir()
+    return folder
+
+
+def contents(wheels: dict[str, bytes] = WHEELS) -> dict[str, dict[str, bytes]]:
+    return {
+        "docs": {"a/b.txt": b"b\n", "c.txt": b"c\n"},
+        "driver": {"driver.run": b"#!driver\n"},
+        "gateway": {**wheels, "requirements.txt": b"foo-bar-x==1.2.0\n"},
+        "mini": MODEL,
+        "server": image_blobs(),
+    }
+
+
+def signed(folder: Path, *names: str) -> Path:
+    for at, name in enumerate(names or SIGNERS):
+        terms = sign.Terms(7 if at == 0 else None, NOW, NOW + timedelta(days=90), None, 1, ("airgap-bundler", "1.2.3"))
+        sign.sign(folder, SIGNERS[name], terms)
+    return folder
+
+
+def rich(folder: Path, *names: str) -> Path:
+    """Build and sign the bundle that most tests of evidence look at."""
+    return signed(build(folder, lock(*locked()), contents()), *names)
+
+
+def verified(folder: Path, *names: str) -> VerifiedBundle:
+    return verify(Place.of(folder), policy(*names).to_bytes(), memory=Memory(), now=NOW)
+
+
+def results() -> tuple[checks.CheckResult, ...]:
+    """Return results of two checks that do not change when checks are added: one with a warning, one that found nothing."""
+    finding = checks.Finding("pickles", "low", "mini", "old.bin", "is a pickle", "use safetensors", "docs/checks.md#pickles")
+    return (
+        checks.CheckResult("pickles", "No file runs code", "pickle", ("Cannot see into archives of archives.",), 3, (finding,), ()),
+        checks.CheckResult("safetensors", "Weights are well formed", None, ("Values are not judged.",), 1, (), ()),
+    )
+
+
+def assessed(
+    bundle: VerifiedBundle,
+    *,
+    found: tuple[checks.CheckResult, ...] | None = None,
+    memory: Memory | None = None,
+    drift: Drift | None = None,
+) -> Assessment:
+    ran = results() if found is None else found
+    return proved(bundle, ran, checks.gate(ran, {}), memory=memory, drift=drift, place="/media/usb/bundle", tool=TOOL, now=NOW)
+
+
+def refusal() -> RefusedError:
+    reasons = [
+        IntegrityError(f"blobs/sha256/{'a' * 64}: content is sha256 {'b' * 64}, expected {'a' * 64}", hint="copy it again"),
+        TrustError("signatures: 1 of 2 needed signers (signed by alice)", hint="have the missing signers sign"),
+        IntegrityError(f"{HOSTILE}: does not belong to the bundle", hint="nothing unsigned may travel with it"),
+    ]
+    return RefusedError(reasons)
+
+
+def refusing(error: AirgapError | None = None) -> Assessment:
+    return refused(error or refusal(), place="/media/usb/bundle", policy_raw=policy().to_bytes(), tool=TOOL, now=NOW)
+
+
+def golden(folder: Path) -> dict[str, bytes]:
+    """Return the files of tests/golden/evidence as the code writes them now."""
+    drift = Drift("differs", 4, (("changed", "mini/config.json", "content is another"), ("missing", "docs/c.txt", "not there")))
+    assessment = assessed(verified(rich(folder)), drift=drift)
+    return {
+        "verification.json": verification_json(assessment),
+        "sbom.cdx.json": cyclonedx(assessment),
+        "report.html": html(assessment),
+        "refused.verification.json": verification_json(refusing()),
+        "refused.report.html": html(refusing()),
+    }
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, data in golden(Path(scratch)).items():
+            (Path(__file__).parent.parent / "golden" / "evidence" / name).write_bytes(data)

@@ -1,0 +1,403 @@
+"""Container engines: images go from a store into a real `dockerd`, unchanged, or not at all, and out again."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import json
+import re
+import sys
+import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from parts import engine as engines
+from parts import images
+
+from airgap_images.engine import DockerEngine, Image, Placed, _header, docker_client, hybrid
+from airgap_images.layout import Layout
+from airgap_images.oci import DOCKER_MANIFEST, IMAGE_INDEX, IMAGE_MANIFEST, Descriptor, Digest
+from manifests import canonical
+from manifests.errors import AirgapError, IntegrityError, InvalidFileError, SiteError
+
+NAME = "registry.example.org/team/busybox:1.0"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[engines.Running]:
+    with engines.engine() as started:
+        yield started
+
+
+@pytest.fixture
+def docker(running: engines.Running) -> Iterator[DockerEngine]:
+    engine = DockerEngine(docker_client(running.environment))
+    yield engine
+    engine.close()
+    for image in running.images():
+        running.docker("rmi", "--force", image)
+    assert running.images() == set()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Layout:
+    return Layout.create(tmp_path / "store")
+
+
+def stored(store: Layout, *, dockers: bool = False, mark: str = "") -> Descriptor:
+    """Put the busybox image into the store, in Docker's own format on demand, or with another config; return its root."""
+    image = images.busybox()
+    manifest = image.manifest
+    parts = {
+        part["digest"]: (image.layout / "blobs" / "sha256" / part["digest"][7:]).read_bytes()
+        for part in (manifest["config"], *manifest["layers"])
+    }
+    config = parts[manifest["config"]["digest"]] + mark.encode()  # white space: another digest, the same image
+    layers = [Descriptor(layer["mediaType"], store.put(parts[layer["digest"]]), layer["size"]) for layer in manifest["layers"]]
+    if dockers:
+        layers = [Descriptor("application/vnd.docker.image.rootfs.diff.tar.gzip", layer.digest, layer.size) for layer in layers]
+    described = Descriptor(DOCKER_CONFIG if dockers else CONFIG, store.put(config), len(config))
+    return put_manifest(store, described, layers, DOCKER_MANIFEST if dockers else IMAGE_MANIFEST)
+
+
+def put_manifest(store: Layout, config: Descriptor, layers: list[Descriptor], media_type: str = IMAGE_MANIFEST) -> Descriptor:
+    body = {"schemaVersion": 2, "mediaType": media_type, "config": config.to_dict(), "layers": [layer.to_dict() for layer in layers]}
+    raw = canonical.compact(body)
+    return Descriptor(media_type, store.put(raw), len(raw))
+
+
+def refused(kind: type[AirgapError], *words: str):
+    """Expect a refusal of one line that holds all `words`."""
+    pattern = "".join(f"(?=.*{re.escape(word)})" for word in words)
+    return pytest.raises(kind, match=rf"^{pattern}[^\n]*$")
+
+
+# --- into the engine
+
+
+@pytest.mark.parts
+@pytest.mark.parametrize("dockers", [False, True], ids=["oci", "schema2"])
+def test_an_image_goes_in_unchanged_and_runs(running: engines.Running, docker: DockerEngine, store: Layout, dockers: bool) -> None:
+    root = stored(store, dockers=dockers)
+    seen: list[int] = []
+    assert docker.present(store, root) is None
+    placed = docker.load(store, root, (NAME,), seen.append)
+    image = Image.read(store, root)
+    assert placed.id == str(image.manifest.config.digest), "a classic image store calls an image by its config's digest"
+    assert (placed.tags, placed.before) == ((NAME,), False)
+    assert sum(seen) == sum(part.size for part in (image.root, *image.manifest.children))
+    assert running.run(NAME) == f"{images.GREETING}\n"
+    assert running.images() == {placed.id}
+    assert docker.present(store, root) == Placed(placed.id, (NAME,))
+    assert docker.version().startswith(("20.", "2"))
+
+
+@pytest.mark.parts
+def test_what_is_there_is_not_sent_again(docker: DockerEngine, store: Layout) -> None:
+    root = stored(store)
+    first = docker.load(store, root, (NAME,))
+    for layer in Image.read(store, root).manifest.layers:
+        store.path(layer.digest).unlink()  # so that sending would fail
+    again = docker.load(store, root, (NAME, "busybox"))
+    assert (again.id, again.before) == (first.id, True)
+    assert again.tags == ("docker.io/library/busybox:latest", NAME)
+    assert docker.present(store, root) == again
+
+
+@pytest.mark.parts
+def test_an_image_without_a_name_and_one_in_an_index_of_its_own(running: engines.Running, docker: DockerEngine, store: Layout) -> None:
+    root = stored(store, dockers=True)
+    raw = canonical.compact({"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": [root.to_dict()]})
+    placed = docker.load(store, Descriptor(IMAGE_INDEX, store.put(raw), len(raw)), ())
+    assert placed.tags == ()
+    assert docker.present(store, root) == Placed(placed.id, ())
+    assert running.run(placed.id) == f"{images.GREETING}\n"
+    docker.remove(placed)
+    assert running.images() == set()
+
+
+@pytest.mark.parts
+def test_a_name_moves_to_the_image_that_is_placed_last(running: engines.Running, docker: DockerEngine, store: Layout) -> None:
+    old, new = stored(store), stored(store, mark=" ")
+    before = docker.load(store, old, (NAME,))
+    after = docker.load(store, new, (NAME,))
+    assert after.id != before.id
+    assert docker.present(store, old) == Placed(before.id, ())
+    assert docker.load(store, old, (NAME,)).id == before.id, "and back again, without sending it"
+    assert docker.present(store, old) == Placed(before.id, (NAME,))
+    assert running.run(NAME) == f"{images.GREETING}\n"
+
+
+# --- or not at all
+
+
+@pytest.mark.parts
+@pytest.mark.parametrize("which", ["layer", "config", "manifest"])
+@pytest.mark.parametrize("where", [0, -1])
+def test_a_byte_changed_in_the_store_keeps_the_image_out(
+    running: engines.Running, docker: DockerEngine, store: Layout, which: str, where: int
+) -> None:
+    root = stored(store)
+    manifest = Image.read(store, root).manifest
+    digest = {"layer": manifest.layers[0].digest, "config": manifest.config.digest, "manifest": root.digest}[which]
+    raw = bytearray(store.path(digest).read_bytes())
+    raw[where] ^= 1
+    store.path(digest).chmod(0o644)
+    store.path(digest).write_bytes(raw)
+    with refused(IntegrityError, f"blobs/sha256/{digest.hex}", "expected"):
+        docker.load(store, root, (NAME,))
+    assert running.images() == set()
+    assert docker.version(), "and the engine answers as before"
+
+
+@pytest.mark.parts
+@pytest.mark.parametrize("damage", ["missing", "short", "link"])
+def test_a_layer_that_is_no_whole_file_keeps_the_image_out(
+    running: engines.Running, docker: DockerEngine, store: Layout, damage: str
+) -> None:
+    root = stored(store)
+    layer = store.path(Image.read(store, root).manifest.layers[-1].digest)
+    good = layer.read_bytes()
+    layer.unlink()
+    if damage == "short":
+        layer.write_bytes(good[:-1])
+    if damage == "link":
+        (store.root / "elsewhere").write_bytes(good)
+        layer.symlink_to(store.root / "elsewhere")
+    with refused(IntegrityError, f"blobs/sha256/{layer.name}"):
+        docker.load(store, root, (NAME,))
+    assert running.images() == set()
+
+
+@pytest.mark.parts
+def test_a_layer_changed_while_it_is_sent_keeps_the_image_out(running: engines.Running, docker: DockerEngine, store: Layout) -> None:
+    large = b"\0" * (8 << 20)
+    layer = Descriptor("application/vnd.oci.image.layer.v1.tar", store.put(large), len(large))
+    root = put_manifest(store, Image.read(store, stored(store)).manifest.config, [layer])
+    path = store.path(layer.digest)
+
+    def change(_count: int) -> None:
+        path.chmod(0o644)
+        with path.open("r+b") as file:
+            file.seek(-1, io.SEEK_END)
+            file.write(b"x")
+
+    with refused(IntegrityError, f"blobs/sha256/{path.name}"):
+        docker.load(store, root, (NAME,), change)
+    with refused(IntegrityError, f"blobs/sha256/{path.name}"):
+        docker.load(store, root, (NAME,), lambda _count: path.write_bytes(large[:10]))
+    assert running.images() == set()
+
+
+@pytest.mark.parts
+def test_an_image_the_engine_cannot_read_is_its_refusal_not_ours(running: engines.Running, docker: DockerEngine, store: Layout) -> None:
+    image = Image.read(store, stored(store))
+    noise = Descriptor(image.manifest.layers[0].media_type, store.put(b"no tar"), 6)
+    for layers in ([noise, image.manifest.layers[1]], [image.manifest.layers[1], image.manifest.layers[0]]):
+        with refused(SiteError, "the engine"):
+            docker.load(store, put_manifest(store, image.manifest.config, layers), (NAME,))
+    assert running.images() == set()
+
+
+def test_what_is_no_image_for_one_platform(tmp_path: Path, store: Layout) -> None:
+    engine = DockerEngine(docker_client({"DOCKER_HOST": f"unix://{tmp_path}/none"}))
+    root = put_manifest(store, Descriptor(CONFIG, store.put(b"{}"), 2), [])
+    many = canonical.compact({"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": [root.to_dict(), root.to_dict()]})
+    for wrong in (Descriptor(IMAGE_INDEX, store.put(many), len(many)), Descriptor("text/plain", store.put(b"text"), 4)):
+        with refused(IntegrityError, f"blobs/sha256/{wrong.digest.hex}", "not an image for one platform"):
+            engine.load(store, wrong, (NAME,))
+    with refused(InvalidFileError, "is not an image reference"):
+        engine.load(store, root, ("Not A Name",))
+
+
+# --- and out again
+
+
+@pytest.mark.parts
+def test_what_was_placed_is_removed_and_nothing_else(running: engines.Running, docker: DockerEngine, store: Layout) -> None:
+    other = docker.load(store, stored(store, mark=" "), ("other:1",))
+    root = stored(store)
+    placed = docker.load(store, root, (NAME, "second:1"))
+    docker.remove(placed)
+    assert running.images() == {other.id}
+    docker.remove(placed)
+    assert docker.present(store, root) is None
+
+    placed = docker.load(store, root, (NAME,))
+    running.docker("tag", NAME, "somebody:else")
+    docker.remove(placed)
+    assert docker.present(store, root) == Placed(placed.id, ("docker.io/library/somebody:else",))
+
+    running.docker("tag", "other:1", NAME)
+    docker.remove(placed)
+    assert running.docker("image", "inspect", NAME).returncode == 0, "the name is another image's by now"
+
+
+@pytest.mark.parts
+def test_an_image_in_use_stays_and_is_said_to_be(running: engines.Running, docker: DockerEngine, store: Layout) -> None:
+    placed = docker.load(store, stored(store), (NAME,))
+    container = running.docker("create", "--network", "none", "--pull", "never", NAME).stdout.strip()
+    with refused(SiteError, "the engine refuses", "container"):
+        docker.remove(placed)
+    running.docker("rm", container)
+    docker.remove(placed)
+    assert running.images() == set()
+
+
+# --- the archive
+
+
+@pytest.mark.parametrize("dockers", [False, True], ids=["oci", "schema2"])
+def test_the_archive_is_two_formats_at_once_and_the_same_each_time(tmp_path: Path, store: Layout, dockers: bool) -> None:
+    image = Image.read(store, stored(store, dockers=dockers))
+    archive = tmp_path / "image.tar"
+    archive.write_bytes(b"".join(hybrid(store, image)))
+    assert archive.read_bytes() == b"".join(hybrid(store, image))
+    with tarfile.open(archive, "r:") as tar:
+        names = tar.getnames()
+        assert names[-2:] == ["index.json", "manifest.json"], "a stream cut short names no image"
+        assert set(names[1:-2]) == {f"blobs/sha256/{part.digest.hex}" for part in (image.root, *image.manifest.children)}
+    said = json.loads(images.tool("skopeo", "inspect", f"docker-archive:{archive}"))
+    assert (said["Os"], len(said["Layers"])) == ("linux", 2)
+    if not dockers:  # skopeo 1.9 looks for nothing but OCI manifests in an OCI layout
+        raw = images.tool("skopeo", "inspect", "--raw", f"oci-archive:{archive}").encode()
+        assert Digest.of(raw) == image.root.digest
+
+
+def test_a_layer_above_8_gib_has_room_in_the_archive() -> None:
+    assert tarfile.TarInfo.frombuf(_header("x", 20 << 30), "utf-8", "strict").size == 20 << 30
+
+
+# --- no engine, and one that is not to be trusted
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the SDK drops a socket that did not connect
+def test_no_engine_and_no_package_are_said_with_the_next_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with refused(SiteError, "no engine answers") as caught:
+        DockerEngine(docker_client({"DOCKER_HOST": f"unix://{tmp_path}/none.sock"})).version()
+    assert "DOCKER_HOST" in caught.value.hint
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
+    fake = Fake("")
+    with fake, contextlib.suppress(SiteError):
+        monkeypatch.setenv("DOCKER_HOST", fake.host)
+        assert DockerEngine(docker_client({})).version() != "99.0", "the environment is the caller's to read"
+    monkeypatch.setitem(sys.modules, "docker", None)
+    with refused(SiteError, "docker package for Python is not installed") as caught:
+        DockerEngine(docker_client({})).version()
+    assert "airgap-bundler[docker]" in caught.value.hint
+    gc.collect()
+
+
+class Fake:
+    """The few requests of an engine's API that loading takes, with the image IDs of our choice."""
+
+    def __init__(self, gives: str, *, error: str = "") -> None:
+        self.known: dict[str, set[str]] = {}
+        self.removed: list[str] = []
+        self.gives = gives
+        self.error = error
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+
+    @property
+    def host(self) -> str:
+        return f"tcp://127.0.0.1:{self._http.server_address[1]}"
+
+    def get(self, path: str) -> tuple[object, int]:
+        name = path.partition("/images/")[2].removesuffix("/json").partition("?")[0]
+        if path.endswith("/version"):
+            return {"ApiVersion": "1.44", "MinAPIVersion": "1.24", "Version": "99.0"}, 200
+        if name == "json":
+            return [{"Id": known, "RepoTags": []} for known in self.known], 200
+        found = next((known for known, names in self.known.items() if name in {known, *names}), None)
+        return ({"Id": found, "RepoTags": sorted(self.known[found])}, 200) if found else ({"message": "No such image"}, 404)
+
+    def load(self) -> object:
+        if self.error:
+            return {"errorDetail": {"message": self.error}, "error": self.error}
+        self.known[self.gives] = set()
+        return {"stream": f"Loaded image ID: {self.gives}\n"}
+
+    def delete(self, name: str) -> object:
+        self.removed.append(name)
+        self.known.pop(name, None)
+        return []
+
+    def __enter__(self) -> DockerEngine:
+        self._thread.start()
+        self.engine = DockerEngine(docker_client({"DOCKER_HOST": self.host}))
+        return self.engine
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.close()
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+
+
+def _handler(fake: Fake) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.say(*fake.get(self.path))
+
+        def do_POST(self) -> None:
+            if "/tag?" in self.path:
+                fake.known[fake.gives].add(NAME)
+                self.say({}, 201)
+                return
+            while count := int(self.rfile.readline(), 16):
+                self.rfile.read(count + 2)
+            self.rfile.readline()
+            self.say(fake.load())
+
+        def do_DELETE(self) -> None:
+            self.say(fake.delete(self.path.partition("/images/")[2].partition("?")[0]))
+
+        def say(self, value: object, status: int = 200) -> None:
+            raw = json.dumps(value).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(raw)))
+            self.end_headers()
+            self.wfile.write(raw)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Handler
+
+
+def test_an_image_the_engine_changed_is_removed_again_and_gets_no_name(store: Layout) -> None:
+    root = stored(store)
+    other = "sha256:" + "e" * 64
+    fake = Fake(other)
+    with fake as engine, refused(IntegrityError, "the engine made", other, str(root.digest)):
+        engine.load(store, root, (NAME,))
+    assert fake.removed == [other]
+    fake = Fake(other)
+    fake.known[other] = {"somebody:else"}
+    with fake as engine, refused(IntegrityError, other):
+        engine.load(store, root, (NAME,))
+    assert fake.removed == [], "an image that was there before is not ours to remove"
+
+
+def test_an_image_store_that_calls_images_by_their_manifest(store: Layout) -> None:
+    root = stored(store)
+    fake = Fake(str(root.digest))
+    with fake as engine:
+        placed = engine.load(store, root, (NAME,))
+        assert (placed.id, placed.tags, placed.before) == (str(root.digest), (NAME,), False)
+        assert engine.present(store, root) == Placed(placed.id, (NAME,))
+        assert engine.load(store, root, (NAME,)).before
+
+
+def test_what_the_engine_says_of_its_failure_is_said_in_one_line(store: Layout) -> None:
+    root = stored(store)
+    with Fake("", error="no space\nleft") as engine, refused(SiteError, "the engine does not take the image: no space left"):
+        engine.load(store, root, (NAME,))

@@ -1,0 +1,103 @@
+"""An image all the way: from a registry through lock, bundle, signatures and proof into an engine, and it runs there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from parts import bundles, images
+from parts import engine as engines
+from parts import registry as registries
+
+from airgap_images.engine import DockerEngine, Image, docker_client
+from airgap_images.http import Client, Retry
+from airgap_images.layout import Layout
+from audit.verify.result import VerifiedBundle
+from audit.verify.trust import Memory
+from audit.verify.walk import Place, verify
+from bundler import build, sign
+from bundler.sources import Context, image
+from manifests.errors import IntegrityError, RefusedError
+from manifests.lock import Lock, Target
+
+pytestmark = pytest.mark.parts
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[engines.Running]:
+    with engines.engine() as started:
+        yield started
+
+
+@pytest.fixture
+def docker(running: engines.Running) -> Iterator[DockerEngine]:
+    engine = DockerEngine(docker_client(running.environment))
+    yield engine
+    engine.close()
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A signed bundle of an image from a registry that is gone by now, and who signed it."""
+
+    folder: Path
+    digest: str
+    config: str
+    who: bundles.Site
+
+    @property
+    def store(self) -> Layout:
+        return Layout.create(self.folder.parent / "store")
+
+    def proven(self) -> VerifiedBundle:
+        return verify(Place.of(self.folder), self.who.policy_raw, memory=Memory(), now=bundles.NOW, into=self.store)
+
+
+@pytest.fixture(params=[(), ("--format", "v2s2")], ids=["oci", "schema2"])
+def carried(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Carried:
+    monkeypatch.setenv("HOME", str(tmp_path))  # no login of whoever runs the tests
+    client, cache, who = Client(retry=Retry(attempts=1)), Layout.create(tmp_path / "cache"), bundles.site(tmp_path / "keys")
+    with registries.registry(tmp_path / "registry") as upstream:
+        images.busybox().push(upstream.host, "team/busybox:1.0", *request.param)
+        said = json.loads(images.tool("skopeo", "inspect", "--tls-verify=false", f"docker://{upstream.host}/team/busybox:1.0"))
+        context = Context(tmp_path, Target(), None, cache, client, None, lambda _: None)
+        locked = image.resolve("server", None, image.Options(ref=f"{upstream.host}/team/busybox:1.0"), context)
+        lock = Lock(name="test", stream=bundles.STREAM, intentSha256="0" * 64, components=(locked,))
+        build.build(lock, tmp_path / "bundle", client, build.Options(tmp_path, (cache,)))
+    for at, name in enumerate(("alice", "bob")):
+        sign.sign(tmp_path / "bundle", who.key(name), bundles.terms(1 if at == 0 else None))
+    return Carried(tmp_path / "bundle", said["Digest"], f"sha256:{locked.files[1].sha256}", who)
+
+
+def test_what_the_registry_served_is_what_runs(running: engines.Running, docker: DockerEngine, carried: Carried) -> None:
+    bundle = carried.proven()
+    component = next(component for component in bundle.components if component.name == "server")
+    assert str(component.root.digest) == carried.digest
+    reference = component.facts["reference"]
+    placed = docker.load(bundle.layout, component.root, (reference,))
+    assert placed.id == carried.config
+    assert running.run(reference) == f"{images.GREETING}\n"
+    docker.remove(placed)
+    assert running.images() == set()
+
+
+def test_a_byte_changed_on_the_way_is_refused_and_one_changed_in_the_store_too(
+    running: engines.Running, docker: DockerEngine, carried: Carried
+) -> None:
+    bundle = carried.proven()
+    root = next(component.root for component in bundle.components if component.name == "server")
+    layer = Image.read(bundle.layout, root).manifest.layers[0].digest
+    for layout in (bundle.layout, Layout(carried.folder)):
+        path = layout.path(layer)
+        raw = bytearray(path.read_bytes())
+        raw[1000] ^= 1
+        path.chmod(0o644)
+        path.write_bytes(raw)
+    with pytest.raises(IntegrityError, match=layer.hex):
+        docker.load(bundle.layout, root, ("server:1",))
+    assert running.images() == set()
+    with pytest.raises(RefusedError, match=layer.hex):
+        carried.proven()
