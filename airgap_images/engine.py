@@ -210,7 +210,7 @@ class DockerEngine:
         """Send an archive of ``image`` and return its ID; raises, with what the engine made of it removed, if that is another."""
         with _answering():
             there = {known.id for known in self._connected.images.list(all=True)}
-            answer = self._connected.api.load_image(filter(None, archive))  # type: ignore[no-untyped-call]
+            answer = self._connected.api.load_image(archive)  # type: ignore[no-untyped-call]
             found = self._id(_loaded(answer))
         if found in image.ids:
             return str(found)
@@ -226,6 +226,11 @@ def hybrid(layout: Layout, image: Image, progress: Progress | None = None) -> It
     Engines too old for layouts read ``manifest.json``. The documents come last: a stream cut short holds no image.
     Raises IntegrityError, ending the stream, when a blob is not what its digest says.
     """
+    # An empty part would be the last chunk of a chunked request.
+    return filter(None, _parts(layout, image, progress))
+
+
+def _parts(layout: Layout, image: Image, progress: Progress | None) -> Iterator[bytes]:
     yield from _entry("oci-layout", OCI_LAYOUT)
     manifest = image.manifest
     blobs = {part.digest: part.size for part in (*manifest.layers, manifest.config, image.root)}

@@ -112,7 +112,7 @@ def append(folder: Path, operation: str, outcome: str, details: Mapping[str, str
     try:
         with _opened(folder) as file:
             head = _mended(folder, file, now)
-            return _write(file, head, operation, outcome, details, now)
+            return _write(file, head, (operation, outcome), details, now)
     except OSError as error:
         raise SiteError(f"{folder / FILE}: cannot write: {error.strerror}", hint="check space and permissions, then run again") from None
 
@@ -132,7 +132,8 @@ def _mended(folder: Path, file: int, now: datetime) -> Head:
     torn = _unrecorded(folder, head)
     if not torn:
         return head
-    return _write(file, head, "journal", "repaired", {"files": " ".join(torn), "why": "an entry was cut short while it was written"}, now)
+    why = "an entry was cut short while it was written"
+    return _write(file, head, ("journal", "repaired"), {"files": " ".join(torn), "why": why}, now)
 
 
 def _set_torn_aside(folder: Path, file: int) -> Head:
@@ -160,10 +161,10 @@ def _unrecorded(folder: Path, head: Head) -> list[str]:
     return [match[0] for match in found if int(match[1]) == head.count + 1]
 
 
-def _write(file: int, head: Head, operation: str, outcome: str, details: Mapping[str, str], now: datetime) -> Head:
+def _write(file: int, head: Head, what: tuple[str, str], details: Mapping[str, str], now: datetime) -> Head:
     cut = {key: printable(value, MAX_TEXT) for key, value in sorted(details.items())}
     line = Line(
-        sequence=head.count + 1, time=canonical.stamp(now), operation=operation, outcome=outcome, details=cut, previous=head.sha256
+        sequence=head.count + 1, time=canonical.stamp(now), operation=what[0], outcome=what[1], details=cut, previous=head.sha256
     )
     raw = _encode(line)
     view = memoryview(raw)

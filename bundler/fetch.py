@@ -260,8 +260,6 @@ class _Run:
             if self.layout.has(file.digest, file.size):  # another process was faster
                 growing.discard()
                 return Fetched(present=1)
-            if growing.on_disk() > file.size:
-                growing.restart()
             have = growing.on_disk()
             meter = Meter(self.watch, file.label, file.size)
             meter.start(have)

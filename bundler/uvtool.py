@@ -19,6 +19,7 @@ from pathlib import Path
 import uv
 from packaging.utils import canonicalize_name
 
+from bundler import pylock
 from bundler.pipconf import indexes
 from bundler.wheels import PythonTarget
 from manifests import canonical
@@ -36,8 +37,8 @@ NO_ANSWER = 1  # uv's exit code when the requirements contradict each other
 NOISE = ("The requested Python version", "A managed Python download")  # about building, which is not done
 _LACKS_WHEEL = re.compile(r"Wheels are required for `([A-Za-z0-9._-]{1,200})`")
 _FROM_INDEX = re.compile(r"^([A-Za-z0-9._-]+)==\S+(?: ;[^\n]*)?\n    # from (\S+)$", re.MULTILINE)
-_REASON = re.compile(r"No solution found[^\n]*\n\s*(?:cause:\s*|╰─▶\s*)?(.*?)(?:, we can conclude that|\n\s*\n|\Z)", re.DOTALL)
-_NETWORK = re.compile(r"error sending request|Failed to fetch|Request failed|Failed to download|client error|HTTP status|timed out", re.IGNORECASE)
+_STEP = re.compile(r"(?i:because)\s+(.*?),?\s+we can conclude that", re.DOTALL)
+_NETWORK = re.compile(r"sending request|Failed to (?:fetch|download)|Request failed|client error|HTTP status|timed out", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +68,19 @@ def solve(question: Question, what: str, environ: Mapping[str, str] = os.environ
 
     Raises UsageError if nothing satisfies the requirements, NetworkError if the index does not answer.
     """
+    if question.sdists:
+        run = _run(question, LOCK, what, environ)
+        if run.code:
+            raise _explained(run, question.target, what)
+        # As found with sources allowed, so that no wheel of an old version is preferred; now with wheels where there are any.
+        pins = tuple(f"{p.name}=={p.version}" for p in pylock.parse(run.text, what) if p.name in question.sdists)
+        question = replace(question, constraints=(*question.constraints, *pins))
     sdists: tuple[str, ...] = ()
     while True:
         run = _run(replace(question, sdists=sdists), LOCK, what, environ)
         if run.code == 0:
-            return Answer(run.text, indexes(environ, question.folder).notes + _warnings(run.words, built=bool(sdists)), sdists)
+            notes = indexes(environ, question.folder).notes
+            return Answer(run.text, notes + _warnings(run.words, built=bool(sdists)), sdists)
         more = tuple(name for name in _without_wheel(run.words) if name in question.sdists and name not in sdists)
         if not more:
             raise _explained(run, question.target, what)
@@ -159,7 +168,7 @@ def _explained(run: _Run, target: PythonTarget, what: str) -> AirgapError:
     if run.code != NO_ANSWER:
         line = _line(run.words.removeprefix("error: "))
         if _NETWORK.search(run.words):
-            return NetworkError(f"{what}: the package index does not answer: {line}", hint="check network, proxy and index address, run again")
+            return NetworkError(f"{what}: the package index does not answer: {line}", hint="check network, proxy and index, then run again")
         return UsageError(f"{what}: uv cannot resolve this: {line}", hint="correct the requirements of this component")
     reason = _reason(run.words)
     if missing:
@@ -174,9 +183,9 @@ def _explained(run: _Run, target: PythonTarget, what: str) -> AirgapError:
 
 
 def _reason(words: str) -> str:
-    """Return the first step of uv's derivation: the fact everything else follows from."""
-    found = _REASON.search(words)
-    return _line(found[1].removeprefix("Because ") if found else words)
+    """Return the first and the last step of uv's derivation: the fact everything follows from, and how it meets what was asked."""
+    steps = [_line(step) for step in _STEP.findall(words)]
+    return "; and ".join(dict.fromkeys((steps[0], steps[-1]))) if steps else _line(words)
 
 
 def _line(text: str) -> str:

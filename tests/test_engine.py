@@ -188,10 +188,9 @@ def test_a_layer_changed_while_it_is_sent_keeps_the_image_out(running: engines.R
             file.seek(-1, io.SEEK_END)
             file.write(b"x")
 
-    with refused(IntegrityError, f"blobs/sha256/{path.name}"):
-        docker.load(store, root, (NAME,), change)
-    with refused(IntegrityError, f"blobs/sha256/{path.name}"):
-        docker.load(store, root, (NAME,), lambda _count: path.write_bytes(large[:10]))
+    for meddle in (change, lambda _count: path.write_bytes(large[:10])):
+        with refused(IntegrityError, f"blobs/sha256/{path.name}"):
+            docker.load(store, root, (NAME,), meddle)
     assert running.images() == set()
 
 
@@ -205,8 +204,8 @@ def test_an_image_the_engine_cannot_read_is_its_refusal_not_ours(running: engine
     assert running.images() == set()
 
 
-def test_what_is_no_image_for_one_platform(tmp_path: Path, store: Layout) -> None:
-    engine = DockerEngine(docker_client({"DOCKER_HOST": f"unix://{tmp_path}/none"}))
+def test_what_is_no_image_for_one_platform(store: Layout) -> None:
+    engine = DockerEngine(docker_client({"DOCKER_HOST": "unix:///nowhere"}))
     root = put_manifest(store, Descriptor(CONFIG, store.put(b"{}"), 2), [])
     many = canonical.compact({"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": [root.to_dict(), root.to_dict()]})
     for wrong in (Descriptor(IMAGE_INDEX, store.put(many), len(many)), Descriptor("text/plain", store.put(b"text"), 4)):
@@ -259,6 +258,7 @@ def test_the_archive_is_two_formats_at_once_and_the_same_each_time(tmp_path: Pat
     archive = tmp_path / "image.tar"
     archive.write_bytes(b"".join(hybrid(store, image)))
     assert archive.read_bytes() == b"".join(hybrid(store, image))
+    assert all(hybrid(store, image)), "an empty part would end a chunked request"
     with tarfile.open(archive, "r:") as tar:
         names = tar.getnames()
         assert names[-2:] == ["index.json", "manifest.json"], "a stream cut short names no image"
@@ -279,9 +279,8 @@ def test_a_layer_above_8_gib_has_room_in_the_archive() -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the SDK drops a socket that did not connect
 def test_no_engine_and_no_package_are_said_with_the_next_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with refused(SiteError, "no engine answers") as caught:
+    with refused(SiteError, "no engine answers"):
         DockerEngine(docker_client({"DOCKER_HOST": f"unix://{tmp_path}/none.sock"})).version()
-    assert "DOCKER_HOST" in caught.value.hint
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
     fake = Fake("")
     with fake, contextlib.suppress(SiteError):

@@ -77,7 +77,7 @@ def test_licences_are_as_stated_with_their_place_and_unknown_when_nobody_did(ric
     }
     assert by_name(rich, "silent").licences == ()
     assert by_name(rich, "silent").producer is None
-    assert by_name(rich, "plain").producer == "B <b@example.org>"
+    assert by_name(rich, "plain").producer == "B"
     assert by_name(rich, "acme/Mini-1B").producer == "acme"
 
 
@@ -297,6 +297,20 @@ def test_no_damaged_wheel_does_more_than_refuse(tmp_path_factory, data):
     except wheels.UnreadableError:
         return
     assert found.name
+
+
+@pytest.mark.parametrize(
+    ("header", "producer"),
+    [
+        ("Author: Ada\nAuthor-email: x@example.org", "Ada"),
+        ("Author-email: Ada <a@example.org>, Bo <b@example.org>", "Ada, Bo"),
+        ("Author-email: a@example.org", "a@example.org"),
+        ("Author: UNKNOWN\nMaintainer: Bo", "Bo"),
+        ("Home-page: x", None),
+    ],
+)
+def test_producers(tmp_path, header, producer):
+    assert read(tmp_path, archive((INFO, f"Name: a\nVersion: 1\n{header}\n".encode()))).author == producer
 
 
 @pytest.mark.parametrize(

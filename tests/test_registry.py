@@ -178,13 +178,26 @@ def test_nothing_is_sent_before_it_is_asked_for_nor_to_another_host(tmp_path: Pa
         assert second.headers["authorization"] == wanted
 
         # The blob lies elsewhere, and elsewhere wants to know who asks, in both ways there are.
-        for challenge in ('Basic realm="r"', f'Bearer realm="{storage.origin}/token"'):
-            target = storage.serve("/v2/team/x/blobs/elsewhere", b"{}", authorization="nobody has it", challenge=challenge)
-            upstream.serve(f"/v2/team/x/blobs/{EMPTY.digest}", first=[(307, {"Location": target})])
-            with refused(NetworkError, "without a login" if "Bearer" in challenge else "401"):
-                blob(client(), access, ref, EMPTY, 100)
-        assert storage.requests
+        for path in ("/v2/team/x/blobs/y", "/bucket/y"):
+            for challenge in ('Basic realm="r"', f'Bearer realm="{storage.origin}/token"'):
+                target = storage.serve(path, b"{}", authorization="nobody has it", challenge=challenge)
+                upstream.serve(f"/v2/team/x/blobs/{EMPTY.digest}", first=[(307, {"Location": target})])
+                with refused(NetworkError, "127.0.0.1"):
+                    blob(client(), access, ref, EMPTY, 100)
+        assert len(storage.seen("/bucket/y")) == 2
+        assert len(storage.seen("/token")) == 1, "only what looks like a registry may send to a token server"
         assert all("authorization" not in request.headers for request in storage.requests)
+
+
+def test_a_password_that_is_refused_is_not_sent_again(tmp_path: Path) -> None:
+    with httpd.Server() as upstream:
+        host = upstream.origin.partition("://")[2]
+        upstream.serve("/v2/team/x/manifests/1", MANIFEST, authorization="another", challenge='Basic realm="r"')
+        with refused(NetworkError, "401", "asked as 'alice'"):
+            manifest(
+                client(), RegistryCredentials(client(), registries.login(tmp_path / "c.json", host)), Reference.parse(f"{host}/team/x:1")
+            )
+        assert len(upstream.requests) == 2
 
 
 @pytest.mark.parametrize(

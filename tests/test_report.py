@@ -234,6 +234,15 @@ def test_the_verdict_and_the_summary_say_what_was_found(bundle, given, word, lin
     assert all(line in page.text for line in lines)
 
 
+def test_a_finding_does_not_hide_what_was_not_assessed(bundle):
+    finding = checks.Finding("pickles", "high", "mini", "a.bin", "a pickle", "remove it", "docs/checks.md#pickles")
+    unread = checks.NotAssessed("pickles", "mini", "b.bin", "too large")
+    found = (checks.CheckResult("pickles", "No file runs code", None, (), 3, (finding,), (unread,)),)
+    text = Page(html(evidence.assessed(bundle, found=found))).text
+    assert "Checks ✕ findings 1 finding at or above the gate; 1 check, 3 files examined, 1 not assessed" in text
+    assert "mini/b.bin too large" in text.replace(" / ", "/")
+
+
 def test_vulnerabilities_are_never_called_clean(page):
     assert "Vulnerabilities ? not assessed no vulnerability data was consulted" in page.text
     assert "no findings" not in page.text

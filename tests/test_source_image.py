@@ -156,7 +156,7 @@ def test_of_an_index_the_targets_image_is_pinned_itself(
 
 @pytest.mark.parts
 def test_platforms_there_are_not_are_answered_with_those_there_are(bench: Bench, upstream: SimpleNamespace) -> None:
-    with refused(InvalidFileError, "no image for linux/s390x", "it has: linux/amd64, linux/arm64"):
+    with pytest.raises(InvalidFileError, match=r"no image for linux/s390x; it has: linux/amd64, linux/arm64$"):
         bench.resolve(f"{upstream.ref}:1.0", platform="linux/s390x")
     with refused(InvalidFileError, "the image is for linux/arm64, wanted linux/amd64"):
         bench.resolve(f"{upstream.ref}:arm64")

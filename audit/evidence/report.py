@@ -152,11 +152,12 @@ def _agreement(proof: Proof) -> Line:
 
 def _checks(proof: Proof) -> Line:
     gate, examined = proof.gate, sum(result.examined for result in proof.results)
-    ran = f"{_count(len(proof.results), 'check')}, {_count(examined, 'file')} examined"
+    unread = f", {len(gate.not_assessed)} not assessed" if gate.not_assessed else ""
+    ran = f"{_count(len(proof.results), 'check')}, {_count(examined, 'file')} examined{unread}"
     if gate.refused:
         return Line("Checks", "bad", "findings", f"{_count(len(gate.refused), 'finding')} at or above the gate; {ran}")
     if gate.not_assessed:
-        return Line("Checks", "unknown", "partly not assessed", f"{_count(len(gate.not_assessed), 'file')} not assessed; {ran}")
+        return Line("Checks", "unknown", "partly not assessed", ran)
     if gate.warned:
         return Line("Checks", "warn", "warnings", f"{_count(len(gate.warned), 'finding')} below the gate or accepted by it; {ran}")
     return Line("Checks", "good", "nothing found", ran) if examined else Line("Checks", "unknown", "nothing to examine", ran)

@@ -26,6 +26,7 @@ _PARTS = (5, 6)  # name-version[-build]-python-abi-platform
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._]*[A-Za-z0-9])?")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!]*")
 _INFO = re.compile(r"[^/]+\.dist-info/METADATA")
+_MAIL = re.compile(r"\s*<[^<>]*>")
 _PLAIN = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _UNKNOWN = frozenset({"", "unknown", "none", "other", "n/a"})
 BROKEN = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, EOFError, OSError)
@@ -147,7 +148,8 @@ def _licences(fields: dict[str, list[str]]) -> Licences:
 def _author(fields: dict[str, list[str]]) -> str | None:
     for key in ("author", "maintainer", "author-email", "maintainer-email"):
         for value in _known(fields.get(key, [])):
-            return printable(value.splitlines()[0])
+            first = value.splitlines()[0]
+            return printable(_MAIL.sub("", first).strip() or first)  # names are enough; addresses of persons need not travel on
     return None
 
 

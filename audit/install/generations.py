@@ -13,8 +13,8 @@ from airgap_images.bundle import Component, components, parse_index
 from airgap_images.layout import Layout, PlaceMode, Progress, read_regular, sync_directory, write_atomic
 from airgap_images.oci import Digest
 from audit.install import trees
-from audit.install.receipts import OWN_RECEIPT, ImageReceipt, Receipt, TreeReceipt
-from audit.install.store import Store, holds, make_folder, remove
+from audit.install.receipts import MAX_RECEIPT, OWN_RECEIPT, ImageReceipt, Receipt, TreeReceipt
+from audit.install.store import Store, holds, is_folder, make_folder, remove, remove_empty
 from audit.install.trees import Damage, Hashes, Standing, Wanted
 from audit.verify.walk import MAX_INDEX
 from manifests.errors import AirgapError, IntegrityError
@@ -108,28 +108,19 @@ def take_away(store: Store, number: int) -> tuple[str, ...]:
             if str(path.relative_to(folder)) in ours or trees.inode_of(path) in blobs:
                 remove(path)
         for name in folders:
-            _remove_empty(Path(parent, name))
-        left += [str(Path(parent, name).relative_to(store.root)) for name in sorted(os.listdir(parent)) if not _is_folder(Path(parent, name))]
-    _remove_empty(folder)
+            remove_empty(Path(parent, name))
+        left += [str(path.relative_to(store.root)) for path in sorted(Path(parent).iterdir()) if not is_folder(path)]
+    remove_empty(folder)
     return tuple(left)
 
 
 def _listed(store: Store, folder: Path) -> set[str]:
     try:
-        own = Receipt.parse(read_regular(folder / OWN_RECEIPT, str(folder / OWN_RECEIPT), 1 << 30), OWN_RECEIPT)
+        own = Receipt.parse(read_regular(folder / OWN_RECEIPT, OWN_RECEIPT, MAX_RECEIPT), OWN_RECEIPT)
         parts = components_of(store, own.digest)
         return {file.place for part in parts if part.form == "tree" for file in trees.wanted(store.layout, part, shared=False)}
     except AirgapError:
         return set()
-
-
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
-
-
-def _remove_empty(path: Path) -> None:
-    if _is_folder(path) and not os.listdir(path):
-        os.rmdir(path)
 
 
 def placed_in(images: Iterable[ImageReceipt], engine: str) -> bool:

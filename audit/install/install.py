@@ -168,7 +168,7 @@ def _standing(order: _Order, accepted: _Accepted, current: int | None) -> Receip
     """Return the receipt of a generation that is exactly what would be made now and stands whole, the current one first."""
     bundle = accepted.bundle
     files = {name: Digest.of(raw).hex for name, raw in accepted.files}
-    hashes = Hashes(order.watch.moved)  # what `verify` has just hashed need not be hashed again
+    hashes = Hashes(order.watch)  # what `verify` has just hashed need not be hashed again
     hashes.known.update((inode, digest) for digest, _ in bundle.blobs if (inode := inode_of(bundle.layout.path(digest))))
     for number in sorted(order.store.generations(), key=lambda number: (number != current, -number)):
         try:

@@ -35,6 +35,7 @@ FOLDERS = ("blobs", "blobs/sha256", "bundles", "generations", "receipts", PARTIA
 FILES = ("oci-layout", journal.FILE, state.FILE, LEDGER, LOCK)
 KEPT = ("receipts", journal.FILE, state.FILE)  # what stays after everything was uninstalled
 OPEN = 0o755
+REPLACED = "somebody changed it: look at it, remove it, then install again"
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
@@ -51,7 +52,7 @@ class Store:
     def existing(cls, folder: Path) -> Store:
         """Return the store at ``folder`` for reading; raises SiteError if there is none."""
         store = cls(Path(os.path.realpath(folder)))
-        if not all(os.path.isdir(store.root / name) for name in ("blobs/sha256", "generations", "receipts")):
+        if not os.path.isdir(store.root / "receipts"):
             raise SiteError(f"{folder}: no store here", hint="name the site's store, or `airgap-audit install` a bundle into it first")
         return store
 
@@ -63,7 +64,7 @@ class Store:
             raise SiteError(f"{folder}: is a bundle, not a store", hint="choose another folder as `store`, e.g. /srv/airgap")
         try:
             store.root.parent.mkdir(parents=True, exist_ok=True)
-            for part in (store.root, *(store.root / name for name in FOLDERS)):
+            for part in (store.root, *(store.root / part for part in FOLDERS)):
                 if not os.path.lexists(part):
                     make_folder(part)
         except OSError as error:
@@ -94,7 +95,7 @@ class Store:
 
     def generations(self) -> tuple[int, ...]:
         """Return the numbers of all generations there are, ascending."""
-        return _numbers(os.listdir(self.root / "generations"))
+        return _numbers(names(self.root / "generations"))
 
     def receipt(self, number: int) -> Path:
         """Return where the receipt of generation ``number`` stands or would stand."""
@@ -102,7 +103,7 @@ class Store:
 
     def receipts(self) -> tuple[int, ...]:
         """Return the numbers of all receipts there are, ascending; receipts outlive their generations."""
-        return _numbers(name.removesuffix(".json") for name in os.listdir(self.root / "receipts") if name.endswith(".json"))
+        return _numbers(name.removesuffix(".json") for name in names(self.root / "receipts") if name.endswith(".json"))
 
     def bundle(self, digest: Digest) -> Path:
         """Return where the root files of a bundle stand or would stand."""
@@ -110,7 +111,7 @@ class Store:
 
     def bundles(self) -> tuple[Digest, ...]:
         """Return the digests of all bundles there are, sorted."""
-        return tuple(Digest(name) for name in sorted(os.listdir(self.root / "bundles")) if _HEX.fullmatch(name))
+        return tuple(Digest(name) for name in names(self.root / "bundles") if _HEX.fullmatch(name))
 
     def place(self, digest: Digest) -> Place:
         """Return the place of a bundle in this store, for ``verify``."""
@@ -124,11 +125,10 @@ class Store:
         except FileNotFoundError:
             return None
         except OSError:
-            raise IntegrityError(f"{link}: not a symbolic link", hint="somebody replaced it: look at it, remove it, then install again") from None
+            raise IntegrityError(f"{link}: not a symbolic link", hint=REPLACED) from None
         number = target.removeprefix("generations/")
         if target == number or not _NUMBER.fullmatch(number):
-            message = f"{link}: points to {printable(target)!r}, not to a generation"
-            raise IntegrityError(message, hint="somebody changed it: look at it, remove it, then install again")
+            raise IntegrityError(f"{link}: points to {printable(target)!r}, not to a generation", hint=REPLACED)
         return int(number)
 
     def switch(self, number: int) -> None:
@@ -146,7 +146,7 @@ class Store:
                 if not holds(folder / name, raw):
                     make_folder(folder / "signatures")
                     write_atomic(folder / name, raw)
-            for name in set(os.listdir(folder / "signatures")) - {name.removeprefix("signatures/") for name, _ in files}:
+            for name in set(names(folder / "signatures")) - {name.removeprefix("signatures/") for name, _ in files}:
                 remove(folder / "signatures" / name)
             return
         new = self.root / "bundles" / NEW
@@ -169,7 +169,7 @@ class Store:
         """Remove what killed processes left behind; only for the holder of the lock."""
         for half in (self.new_generation, self.root / "bundles" / NEW):
             remove(half)
-        for name in os.listdir(self.root / PARTIAL):
+        for name in names(self.root / PARTIAL):
             if _TAKE.fullmatch(name):
                 remove(self.root / PARTIAL / name)
         for part in ("", "receipts", "blobs/sha256"):
@@ -223,6 +223,11 @@ def make_folder(path: Path) -> None:
         os.chmod(path, OPEN)
 
 
+def names(folder: Path) -> list[str]:
+    """Return the names in a folder, sorted; none if there is no such folder."""
+    return sorted(os.listdir(folder)) if is_folder(folder) else []
+
+
 def holds(path: Path, raw: bytes) -> bool:
     """Say whether ``path`` is a regular file with exactly the content ``raw``."""
     try:
@@ -244,6 +249,17 @@ def remove(path: Path) -> None:
         os.unlink(path)
 
 
+def remove_empty(path: Path) -> None:
+    """Remove a folder if nothing is in it."""
+    if is_folder(path) and not os.listdir(path):
+        os.rmdir(path)
+
+
+def is_folder(path: Path) -> bool:
+    """Say whether ``path`` is a folder and no link to one."""
+    return path.is_dir() and not path.is_symlink()
+
+
 def _claims(store: Store, digest: Digest) -> Iterator[tuple[str, int]]:
     try:
         for name, raw in read_signatures(store.bundle(digest)):
@@ -254,8 +270,8 @@ def _claims(store: Store, digest: Digest) -> Iterator[tuple[str, int]]:
         return  # what cannot be read cannot be chosen; `verify` says why when it is named
 
 
-def _numbers(names: Iterable[str]) -> tuple[int, ...]:
-    return tuple(sorted(int(name) for name in names if _NUMBER.fullmatch(name)))
+def _numbers(found: Iterable[str]) -> tuple[int, ...]:
+    return tuple(sorted(int(name) for name in found if _NUMBER.fullmatch(name)))
 
 
 def _check_ours(path: Path, is_type: Callable[[int], bool], wanted: str) -> None:

@@ -21,6 +21,7 @@ from airgap_images.layout import Layout, PlaceMode, Progress, hash_descriptor, o
 from airgap_images.oci import Digest
 from audit.install.receipts import OWN_RECEIPT
 from audit.install.store import OPEN, make_folder
+from audit.verify.walk import Watch
 from manifests.errors import AirgapError
 from manifests.paths import printable
 
@@ -82,9 +83,9 @@ class Standing:
 
 @dataclass(slots=True)
 class Hashes:
-    """The sha256 of every inode read so far; each is read once."""
+    """The sha256 of every inode read so far; each is read once, and ``watch`` is told how it goes."""
 
-    progress: Progress
+    watch: Watch
     known: dict[Inode, Digest] = field(default_factory=dict)
 
     def compare(self, files: Iterable[Standing]) -> Iterator[Damage]:
@@ -92,11 +93,13 @@ class Hashes:
         ordered = sorted(files, key=lambda file: -file.size)
         unread = {file.inode: file for file in ordered if file.inode not in self.known}
         failed: dict[Inode, str] = {}
+        if unread:
+            self.watch.begin(sum(file.size for file in unread.values()))
         guard = threading.Lock()
 
         def one(file: Standing) -> None:
             try:
-                digest = _hash(file, self.progress)
+                digest = _hash(file, self.watch.moved)
             except (AirgapError, OSError) as error:
                 with guard:
                     failed[file.inode] = f"cannot be read: {error}"
@@ -146,21 +149,28 @@ def survey(generation: Path, trees: Mapping[str, tuple[Wanted, ...] | None], lay
     Returns what is wrong at sight, and the files whose content is to be compared. Into a component that is None - nobody
     knows what it must have - it does not look.
     """
-    expected = {file.place: file for files in trees.values() for file in files or ()}
-    folders = {"", *trees, *(parent for place in expected for parent in _above(place))}
+    expected: dict[str, Wanted | None] = {file.place: file for files in trees.values() for file in files or ()}
+    expected |= dict.fromkeys({"", *trees, *(parent for place in expected for parent in _above(place))})  # None is a folder
     prefix, owner = f"generations/{generation.name}/", os.lstat(layout.root).st_uid
     damage: list[Damage] = []
     standing: list[Standing] = []
-    seen: set[str] = set()
-    for name, info in _walk(generation, folders - {tree for tree, files in trees.items() if files is None}):
-        seen.add(name)
+    missing = set(expected)
+    for name, info in _walk(generation, {name for name, file in expected.items() if file is None and trees.get(name, ()) is not None}):
+        missing.discard(name)
         if name == OWN_RECEIPT:
             continue
-        file = expected.get(name)
-        damage += _at_sight(prefix + name, info, owner, file, name in folders, layout)
-        if file and stat.S_ISREG(info.st_mode) and info.st_size == file.size:
-            standing.append(Standing(prefix + name, generation / name, file.digest, file.size, (info.st_dev, info.st_ino)))
-    damage += [Damage("missing", prefix + name, "was installed and is gone") for name in sorted({*expected, *folders} - seen)]
+        if name not in expected:
+            damage.append(Damage("extra", prefix + name, f"{type_name(info.st_mode)} that was not installed"))
+            continue
+        file = expected[name]
+        damage += _at_sight(prefix + name, info, owner, file)
+        if file is None or not stat.S_ISREG(info.st_mode) or info.st_size != file.size:
+            continue
+        inode = (info.st_dev, info.st_ino)
+        standing.append(Standing(prefix + name, generation / name, file.digest, file.size, inode))
+        if file.shared and inode_of(layout.path(file.digest)) not in {None, inode}:
+            damage.append(Damage("not shared", prefix + name, "was a link to its blob in the store and is a file of its own now"))
+    damage += [Damage("missing", prefix + name, "was installed and is gone") for name in sorted(missing)]
     return damage, standing
 
 
@@ -188,24 +198,17 @@ def inode_of(path: Path) -> Inode | None:
     return info.st_dev, info.st_ino
 
 
-def _at_sight(name: str, info: os.stat_result, owner: int, file: Wanted | None, folder: bool, layout: Layout) -> Iterator[Damage]:
-    if file is None and not folder:
-        yield Damage("extra", name, f"{type_name(info.st_mode)} that was not installed")
+def _at_sight(place: str, info: os.stat_result, owner: int, file: Wanted | None) -> Iterator[Damage]:
+    is_type, kind, mode = (stat.S_ISDIR, "a folder", OPEN) if file is None else (stat.S_ISREG, "a regular file", READ_ONLY)
+    if not is_type(info.st_mode):
+        yield Damage("wrong type", place, f"{type_name(info.st_mode)}, expected {kind}")
         return
-    if not (stat.S_ISDIR if folder else stat.S_ISREG)(info.st_mode):
-        yield Damage("wrong type", name, f"{type_name(info.st_mode)}, expected {'a folder' if folder else 'a regular file'}")
-        return
-    mode = stat.S_IMODE(info.st_mode)
-    if mode != (OPEN if folder else READ_ONLY):
-        yield Damage("mode", name, f"mode is {mode:04o}, expected {OPEN if folder else READ_ONLY:04o}")
+    if stat.S_IMODE(info.st_mode) != mode:
+        yield Damage("mode", place, f"mode is {stat.S_IMODE(info.st_mode):04o}, expected {mode:04o}")
     if info.st_uid != owner:
-        yield Damage("owner", name, f"belongs to user {info.st_uid}, the store to {owner}")
-    if file is None:
-        return
-    if info.st_size != file.size:
-        yield Damage("changed", name, f"{info.st_size} bytes, expected {file.size}")
-    if file.shared and inode_of(layout.path(file.digest)) not in {None, (info.st_dev, info.st_ino)}:
-        yield Damage("not shared", name, "was a link to its blob in the store and is a file of its own now")
+        yield Damage("owner", place, f"belongs to user {info.st_uid}, the store to {owner}")
+    if file is not None and info.st_size != file.size:
+        yield Damage("changed", place, f"{info.st_size} bytes, expected {file.size}")
 
 
 def _walk(root: Path, open_folders: set[str]) -> Iterator[tuple[str, os.stat_result]]:

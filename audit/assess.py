@@ -1,0 +1,47 @@
+"""Gather everything evidence is made of: the proof, the checks, what is installed, and why not where it fails."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from audit import checks, drift
+from audit.evidence.assessment import Assessment, proved, refused
+from audit.install.images import Engine
+from audit.install.store import Store
+from audit.verify import state
+from audit.verify.trust import Memory
+from audit.verify.walk import Place, Watch, verify
+from manifests.errors import RefusedError
+from manifests.policy import Policy
+
+
+def assess(
+    place: Place,
+    policy_raw: bytes,
+    *,
+    named: str,
+    memory: Memory | None,
+    store: Store | None,
+    engine: Engine | None,
+    watch: Watch,
+    tool: tuple[str, str],
+    now: datetime,
+) -> Assessment:
+    """Return the assessment of the bundle at ``place``; with ``store`` also of what is installed there.
+
+    A bundle that is refused is an assessment too. Raises InvalidFileError for a policy that cannot be read.
+    """
+    try:
+        bundle = verify(place, policy_raw, memory=memory or Memory(), now=now, watch=watch)
+    except RefusedError as error:
+        return refused(error, place=named, policy_raw=policy_raw, tool=tool, now=now)
+    results = checks.run_all(checks.Subject(bundle.layout, bundle.components))
+    decided = checks.gate(results, Policy.parse(policy_raw).gates)
+    found = drift.check(store.root, engine=engine, watch=watch) if store else None
+    return proved(bundle, results, decided, memory=memory, drift=found, place=named, tool=tool, now=now)
+
+
+def memory_of(folder: Path | None, policy_raw: bytes) -> Memory | None:
+    """Return what the site in ``folder`` remembers of the policy's stream, None if no folder is named."""
+    return None if folder is None else state.load(folder, Policy.parse(policy_raw).stream)

@@ -1,0 +1,186 @@
+"""``airgap-audit``: the isolated side's command line. Arguments in, one call, one report out."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from airgap_images.oci import Digest
+from audit import assess, inspect, journal, render
+from audit.evidence.write import write
+from audit.install import install as installing
+from audit.install.images import Engine
+from audit.install.store import POLICY, Store, locate
+from audit.terminal import Hashing, Json, Report, command, emit
+from audit.verify.walk import Place, verify
+from manifests import canonical, site
+from manifests.errors import UsageError
+from manifests.lock import read_bounded
+from manifests.policy import MAX_POLICY, Policy
+from manifests.site import Site
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Prove, install and account for signed offline bundles.")
+journals = typer.Typer(no_args_is_help=True, help="The log of everything done to a store.")
+app.add_typer(journals, name="journal")
+
+Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder, or a store.")]
+OneOf = Annotated[str | None, typer.Option("--bundle", metavar="DIGEST", help="Which bundle of a store; the newest when absent.")]
+PolicyFile = Annotated[Path, typer.Option("--policy", metavar="FILE", help="The policy this site pins.")]
+SiteFile = Annotated[Path | None, typer.Option("--site", metavar="FILE", help="site.yaml: where things go here.")]
+StoreFolder = Annotated[Path | None, typer.Option("--store", metavar="DIR", help="The store, instead of the site's.")]
+StateFolder = Annotated[Path | None, typer.Option("--state", metavar="DIR", help="Where this site remembers serials; else the store.")]
+Now = Annotated[str | None, typer.Option("--now", metavar="TIME", help="Take this as the time, for tests: 2026-11-24T17:00:00Z.")]
+
+
+@app.command("verify")
+@command
+def verify_(
+    bundle: Bundle, policy: PolicyFile, digest: OneOf = None, state: StateFolder = None, now: Now = None, as_json: Json = False
+) -> Report:
+    """Prove a bundle: who signed it, and that every byte is what they signed."""
+    raw = read_bounded(policy, MAX_POLICY)
+    place = _place(bundle, raw, digest)
+    memory = assess.memory_of(state or (None if place.whole else bundle), raw)
+    with Hashing("proving") as watch:
+        return render.verified(verify(place, raw, memory=memory or assess.Memory(), now=_now(now), watch=watch), memory)
+
+
+@app.command("inspect")
+@command
+def inspect_(bundle: Bundle, as_json: Json = False) -> Report:
+    """Show what a bundle says of itself, without proving anything."""
+    return render.inspected(inspect.inspect(Place.of(bundle)))
+
+
+@app.command("install")
+@command
+def install_(
+    bundle: Bundle,
+    policy: PolicyFile,
+    site_file: SiteFile = None,
+    store: StoreFolder = None,
+    digest: OneOf = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Give installed files bytes of their own instead of sharing the store's.")] = False,
+    state: StateFolder = None,
+    now: Now = None,
+    as_json: Json = False,
+) -> Report:
+    """Prove a bundle and install it as a new generation."""
+    raw, here = read_bounded(policy, MAX_POLICY), _site(site_file, store)
+    with Hashing("proving and installing") as watch:
+        return render.installed(
+            installing.install(
+                _place(bundle, raw, digest),
+                raw,
+                here,
+                now=_now(now),
+                copy=copy or None,
+                engine=_engine(here),
+                watch=watch,
+                state_folder=state,
+            )
+        )
+
+
+@app.command("evidence")
+@command
+def evidence_(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the evidence.")],
+    bundle: Annotated[Path | None, typer.Argument(metavar="[BUNDLE]", help="What is installed when absent.")] = None,
+    policy: Annotated[Path | None, typer.Option("--policy", metavar="FILE", help="The policy; when absent that of the install.")] = None,
+    site_file: SiteFile = None,
+    store: StoreFolder = None,
+    state: StateFolder = None,
+    now: Now = None,
+    as_json: Json = False,
+) -> Report:
+    """Prove what is installed once more and write verification.json, the SBOM and the report."""
+    here = _site(site_file, store)
+    place, raw, installed = _assessed(bundle, policy, here)
+    with Hashing("proving") as watch:
+        found = assess.assess(
+            place,
+            raw,
+            named=str(bundle or here.store),
+            memory=assess.memory_of(state or (here.store if installed else None), raw),
+            store=installed,
+            engine=_engine(here) if installed else None,
+            watch=watch,
+            tool=("airgap-audit", _version()),
+            now=_now(now),
+        )
+    return render.evidence(found, write(out, found))
+
+
+@journals.command("verify")
+@command
+def journal_verify(
+    site_file: SiteFile = None,
+    store: StoreFolder = None,
+    head: Annotated[str | None, typer.Option("--head", metavar="SHA256", help="A head noted earlier: it must still be there.")] = None,
+    as_json: Json = False,
+) -> Report:
+    """Check the chain of the journal."""
+    return render.journal(journal.verify(Store.existing(_site(site_file, store).store).root, head=head))
+
+
+@app.callback(invoke_without_command=True)
+def _whole(version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False) -> None:
+    if version:
+        emit(f"airgap-audit {_version()}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _place(bundle: Path, policy_raw: bytes, digest: str | None) -> Place:
+    wanted = Digest(digest.removeprefix("sha256:")) if digest else None
+    return locate(bundle, stream=Policy.parse(policy_raw).stream, digest=wanted)
+
+
+def _assessed(bundle: Path | None, policy: Path | None, here: Site) -> tuple[Place, bytes, Store | None]:
+    """Return what evidence is about: the bundle named, or else the one that is installed, with its store."""
+    raw = read_bounded(policy, MAX_POLICY) if policy else None
+    if bundle is not None:
+        if raw is None:
+            raise UsageError("a bundle that is named needs --policy", hint="name the policy this site pins")
+        return _place(bundle, raw, None), raw, None
+    store = Store.existing(here.store)
+    digest = installing.current(store).digest
+    return store.place(digest), raw or read_bounded(store.bundle(digest) / POLICY, MAX_POLICY), store
+
+
+def _site(file: Path | None, store: Path | None) -> Site:
+    here = site.load(file) if file else Site()
+    return here.model_copy(update={"store": store.absolute()}) if store else here
+
+
+def _engine(here: Site) -> Engine | None:
+    """Return the site's engine. Only here is engine code loaded, and only where the site names an engine."""
+    if here.engine == "none":
+        return None
+    module = importlib.import_module("airgap_images.engine")
+    environment = dict(os.environ) | ({"DOCKER_HOST": f"unix://{here.docker_socket}"} if here.docker_socket else {})
+    return cast("Engine", module.DockerEngine(module.docker_client(environment)))
+
+
+def _now(text: str | None) -> datetime:
+    if text is None:
+        return datetime.now(UTC)
+    try:
+        return canonical.moment(text)
+    except ValueError as error:
+        raise UsageError(f"--now {text!r}: {error}", hint="write it in UTC") from None
+
+
+def _version() -> str:
+    return metadata.version("airgap-bundler")

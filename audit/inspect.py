@@ -1,0 +1,58 @@
+"""Look into a bundle without proving it: what it says of itself, which is worth nothing until ``verify`` has passed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from airgap_images.bundle import Component, components, parse_index, tree_files
+from airgap_images.layout import read_regular
+from airgap_images.oci import Digest
+from audit.verify.walk import MAX_INDEX, Place, read_signatures
+from manifests.errors import AirgapError
+from manifests.statement import Envelope, Predicate, Statement
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one signature file claims; ``problem`` says why it cannot be read. Nothing of it is checked."""
+
+    file: str
+    hint: str
+    predicate: Predicate | None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a bundle says it is. ``files`` counts the files of each tree by component name."""
+
+    digest: Digest
+    annotations: tuple[tuple[str, str], ...]
+    components: tuple[Component, ...]
+    files: tuple[tuple[str, int], ...]
+    claims: tuple[Claim, ...]
+
+
+def inspect(place: Place) -> Contents:
+    """Return what the bundle at ``place`` says of itself; raises IntegrityError if that cannot even be read."""
+    raw = read_regular(place.files / "index.json", "index.json", MAX_INDEX)
+    index = parse_index(raw)
+    parts = components(index)
+    files = tuple((part.name, sum(1 for _ in tree_files(place.layout, part.root))) for part in parts if part.form == "tree")
+    return Contents(Digest.of(raw), index.annotations, parts, files, _claims(place))
+
+
+def _claims(place: Place) -> tuple[Claim, ...]:
+    try:
+        found = read_signatures(place.files)
+    except AirgapError as error:
+        return (Claim("signatures", "", None, error.message),)
+    return tuple(_claim(name, raw) for name, raw in found)
+
+
+def _claim(name: str, raw: bytes) -> Claim:
+    try:
+        envelope = Envelope.parse(raw, name)
+        return Claim(name, envelope.hint, Statement.parse(envelope.payload, name).bundle(name))
+    except AirgapError as error:
+        return Claim(name, "", None, error.message)

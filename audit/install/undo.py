@@ -1,0 +1,217 @@
+"""The ways back: to an earlier generation, to fewer generations, to nothing installed.
+
+Rules: what the site remembers of serials never changes here; receipts, journal and state are kept; only what this program
+put there is removed, and what is left behind is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from airgap_images.bundle import Component, closure, parse_index
+from airgap_images.layout import PARTIAL, read_regular, sync_directory
+from airgap_images.oci import Descriptor, Digest
+from audit import journal
+from audit.install import generations, images, receipts
+from audit.install.images import Engine, Left
+from audit.install.receipts import ImageReceipt, Receipt
+from audit.install.store import CURRENT, KEPT, POLICY, Store, locked, names, refusing, remove, remove_empty
+from audit.install.trees import Damage, Hashes
+from audit.journal import Head
+from audit.verify.walk import MAX_INDEX, ROOTS, Silent, Watch
+from manifests.errors import AirgapError, IntegrityError, UsageError
+from manifests.statement import SUFFIX
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """What a rollback did: ``images`` as they are in the engine now; ``skipped`` are generations that are damaged, and how."""
+
+    store: Path
+    generation: int
+    previous: int
+    receipt: Receipt
+    images: tuple[ImageReceipt, ...]
+    skipped: tuple[tuple[int, tuple[Damage, ...]], ...]
+    journal: Head
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What was taken away: ``left`` are files that are not ours, ``images_left`` images that stay; ``kept`` stays on purpose."""
+
+    store: Path
+    generations: tuple[int, ...]
+    bundles: tuple[str, ...]
+    blobs: int
+    bytes: int
+    images: tuple[str, ...]
+    images_left: tuple[Left, ...]
+    left: tuple[str, ...]
+    kept: tuple[str, ...]
+    journal: Head
+
+
+def rollback(folder: Path, *, now: datetime, to: int | None = None, engine: Engine | None = None, watch: Watch | None = None) -> RolledBack:
+    """Switch the store at ``folder`` back to generation ``to``, or to the latest one before the current that stands whole.
+
+    Every file of it is hashed first. Images go to ``engine`` again, so that references point to that generation's. Raises
+    UsageError if there is no such generation, IntegrityError if it is damaged.
+    """
+    store = Store.writable(folder)
+    with locked(store), refusing(store):
+        receipts.complete(store, now)
+        previous = store.current()
+        if previous is None:
+            raise UsageError(f"{folder}: nothing is installed", hint="`airgap-audit install` a bundle")
+        receipt, parts, skipped = _choose(store, _candidates(store, previous, to), Hashes(watch or Silent()))
+        said = {"from": str(previous), "to": str(receipt.generation), "bundle": str(receipt.digest)}
+        journal.append(store.root, "rollback", "begun", said, now=now)
+        placed = images.place(store, parts, engine)
+        store.switch(receipt.generation)
+        head = journal.append(store.root, "rollback", "done", said, now=now)
+        return RolledBack(store.root, receipt.generation, previous, receipt, placed, skipped, head)
+
+
+def uninstall(folder: Path, *, now: datetime, engine: Engine | None = None) -> Removed:
+    """Take everything away that was installed into the store at ``folder``: generations, images, bundles, blobs.
+
+    Receipts, journal and state are kept: an older bundle stays refused.
+    """
+    store = Store.writable(folder)
+    with locked(store), refusing(store):
+        receipts.complete(store, now)
+        remove(store.root / CURRENT)
+        sync_directory(store.root)
+        return _take_away(store, "uninstall", store.generations(), store.bundles(), engine, now)
+
+
+def prune(folder: Path, *, keep: int, now: datetime, engine: Engine | None = None) -> Removed:
+    """Take all generations away but the current one and the latest ``keep`` others, and what only they needed."""
+    if keep < 0:
+        raise UsageError(f"keep {keep}: not a number of generations", hint="0 keeps the current one only")
+    store = Store.writable(folder)
+    with locked(store), refusing(store):
+        receipts.complete(store, now)
+        current = store.current()
+        others = [number for number in store.generations() if number != current]
+        gone = tuple(others[: max(0, len(others) - keep)])
+        needed = {receipts.read(store, number).digest for number in store.generations() if number not in gone}
+        known = {receipts.read(store, number).digest for number in store.receipts()}
+        unneeded = tuple(digest for digest in store.bundles() if digest in known - needed)
+        return _take_away(store, "prune", gone, unneeded, engine, now)
+
+
+def _candidates(store: Store, current: int, to: int | None) -> tuple[int, ...]:
+    there = store.generations()
+    shown = ", ".join(map(str, there)) or "none"
+    if to is not None:
+        if to not in there:
+            raise UsageError(f"{store.root}: no generation {to}", hint=f"there are: {shown}")
+        return (to,)
+    earlier = tuple(number for number in reversed(there) if number < current)
+    if not earlier:
+        raise UsageError(f"{store.root}: no generation before {current}", hint=f"there are: {shown}")
+    return earlier
+
+
+def _choose(
+    store: Store, candidates: tuple[int, ...], hashes: Hashes
+) -> tuple[Receipt, tuple[Component, ...], tuple[tuple[int, tuple[Damage, ...]], ...]]:
+    skipped: list[tuple[int, tuple[Damage, ...]]] = []
+    for number in candidates:
+        try:
+            receipt = receipts.read(store, number)
+            parts = generations.components_of(store, receipt.digest)
+        except AirgapError as error:
+            skipped.append((number, (Damage("receipt", f"generations/{number}", error.message),)))
+            continue
+        damage = generations.whole(store, receipt, parts, hashes)
+        if not damage:
+            return receipt, parts, tuple(skipped)
+        skipped.append((number, damage))
+    number, damage = skipped[0]
+    more = f" (and {len(damage) - 1} more)" if len(damage) > 1 else ""
+    raise IntegrityError(
+        f"generation {number} is damaged: {damage[0]}{more}", hint="choose another with `--to`, or install the bundle again from its source"
+    )
+
+
+def _take_away(
+    store: Store, operation: str, numbers: tuple[int, ...], bundles: tuple[Digest, ...], engine: Engine | None, now: datetime
+) -> Removed:
+    remaining = set(store.bundles()) - set(bundles)
+    needed = {digest for bundle in remaining for digest in _closure(store, bundle)}  # read first: damage stops this before anything is gone
+    said = {"generations": " ".join(map(str, numbers)), "bundles": str(len(bundles))}
+    journal.append(store.root, operation, "begun", said, now=now)
+    roots = [root for root in _image_roots(store, bundles) if root[1].digest not in needed]
+    withdrawn, images_left = images.withdraw(store, roots, engine)
+    left = [name for number in numbers for name in generations.take_away(store, number)]
+    for digest in bundles:
+        left += _remove_bundle(store, digest)
+    blobs, size = _sweep(store, needed)
+    if not remaining:
+        left += _remove_folders(store)
+    said |= {"blobs": str(blobs), "bytes": str(size), "images": " ".join(withdrawn), "imagesLeft": str(len(images_left)), "left": str(len(left))}
+    head = journal.append(store.root, operation, "done", said, now=now)
+    removed = tuple(digest.hex for digest in bundles)
+    return Removed(store.root, numbers, removed, blobs, size, withdrawn, images_left, tuple(sorted(set(left))), KEPT, head)
+
+
+def _closure(store: Store, digest: Digest) -> Iterable[Digest]:
+    generations.components_of(store, digest)  # proves the index
+    return closure(store.layout, parse_index(read_regular(store.bundle(digest) / "index.json", "index.json", MAX_INDEX)))
+
+
+def _image_roots(store: Store, bundles: tuple[Digest, ...]) -> Iterator[tuple[str, Descriptor]]:
+    for digest in bundles:
+        try:
+            parts = generations.components_of(store, digest)
+        except AirgapError:
+            continue  # its images stay in the engine; the ledger still names them
+        yield from ((part.name, part.root) for part in parts if part.form == "image")
+
+
+def _remove_bundle(store: Store, digest: Digest) -> list[str]:
+    folder = store.bundle(digest)
+    for name in (*(name for name, _ in ROOTS), POLICY):
+        remove(folder / name)
+    for name in names(folder / "signatures"):
+        if name.endswith(SUFFIX):
+            remove(folder / "signatures" / name)
+    remove_empty(folder / "signatures")
+    left = [f"bundles/{digest.hex}/{name}" for name in names(folder)]
+    remove_empty(folder)
+    return left
+
+
+def _sweep(store: Store, needed: set[Digest]) -> tuple[int, int]:
+    known = {digest.hex for digest in needed}
+    count = size = 0
+    for name, info in list(store.layout.blobs()):
+        if _is_digest(name) and name not in known:
+            remove(store.root / "blobs" / "sha256" / name)
+            count, size = count + 1, size + info.st_size
+    sync_directory(store.root / "blobs" / "sha256")
+    return count, size
+
+
+def _remove_folders(store: Store) -> list[str]:
+    remove(store.root / "oci-layout")
+    left: list[str] = []
+    for name in ("blobs/sha256", "blobs", "bundles", "generations", PARTIAL):
+        remove_empty(store.root / name)
+        left += [f"{name}/{entry}" for entry in names(store.root / name) if (name, entry) != ("blobs", "sha256")]
+    return left
+
+
+def _is_digest(name: str) -> bool:
+    try:
+        return bool(Digest(name))
+    except IntegrityError:
+        return False
+
+

@@ -1,0 +1,136 @@
+"""What the isolated side's commands say: every result as data for programs and as text for people. Decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from audit import checks
+from audit.evidence.assessment import Assessment
+from audit.inspect import Contents
+from audit.install.install import Installed
+from audit.journal import Head
+from audit.terminal import Report, human, table
+from audit.verify.result import VerifiedBundle
+from audit.verify.trust import Memory
+from manifests import canonical
+from manifests.paths import printable
+
+NO_STATE = "Rollback: no site state was consulted (name one with --state), so an older bundle than one accepted before would pass."
+FRESH = "Rollback: this site remembers nothing of the stream yet, so whether something newer was accepted elsewhere is unknown."
+
+
+def verified(bundle: VerifiedBundle, memory: Memory | None) -> Report:
+    """Tell that a bundle is proved, by whom, and what that does not cover."""
+    said = bundle.statement
+    unchecked = [NO_STATE if memory is None else FRESH] if memory is None or memory.fresh else []
+    unchecked += bundle.not_checked
+    total = sum(size for _, size in bundle.blobs)
+    lines = [
+        f"proved: bundle {bundle.digest}",
+        f"stream {said.stream}, serial {said.serial}, signed {canonical.stamp(said.created)}, expires {canonical.stamp(said.expires)}",
+        *(f"signed by {s.signer}: {s.algorithm}, key {s.key_id[:16]}..., {s.file}" for s in bundle.signatures),
+        *(f"ignored {i.file}: {i.reason}" for i in bundle.ignored),
+        f"policy version {bundle.policy_version}, sha256 {bundle.policy_sha256}",
+        f"{len(bundle.components)} components, {len(bundle.blobs)} blobs, {human(total)}, every byte hashed",
+        "",
+        "not checked:",
+        *(f"  - {text}" for text in unchecked),
+    ]
+    return Report(_bundle(bundle) | {"notChecked": unchecked, "verdict": "proved"}, "\n".join(lines))
+
+
+def installed(result: Installed) -> Report:
+    """Tell what stands now, how it got there, and what was not placed or not assessed."""
+    receipt = result.receipt
+    signers = ", ".join(signer.name for signer in receipt.signers)
+    lines = [
+        f"{'installed' if result.changed else 'unchanged'}: generation {result.generation} of {result.store}",
+        f"bundle {result.bundle.digest}, stream {receipt.stream}, serial {receipt.serial}, signed by {signers}",
+        table([(f"  {t.name}", t.mode, f"{t.files} files", human(t.bytes)) for t in receipt.trees], frozenset({2, 3})),
+        *(f"  {i.name}  image in {i.engine} as {', '.join(i.tags) or i.id}" for i in receipt.images if i.placed),
+        *(f"  {i.name}  NOT PLACED: {i.reason}" for i in receipt.images if not i.placed),
+        *_gate(result.gate),
+        f"journal: {result.journal.count} entries, head {result.journal.sha256}",
+        *([FRESH] if result.fresh else []),
+    ]
+    data = {
+        "bundle": _bundle(result.bundle),
+        "changed": result.changed,
+        "checks": checks.as_json(result.checks, result.gate),
+        "generation": result.generation,
+        "journal": _head(result.journal),
+        "previous": result.previous,
+        "receipt": receipt.model_dump(mode="json", by_alias=True),
+        "stateWasFresh": result.fresh,
+        "store": str(result.store),
+    }
+    return Report(data, "\n".join(line for line in lines if line), result.exit_code)
+
+
+def inspected(found: Contents) -> Report:
+    """Tell what a bundle says of itself, and that nothing of it is proved."""
+    counts = dict(found.files)
+    rows = [("component", "kind", "form", "role", "files")]
+    rows += [(c.name, c.kind, c.form, printable(c.role or ""), str(counts.get(c.name, ""))) for c in found.components]
+    lines = [
+        "NOT PROVED: this is what the bundle says of itself; `airgap-audit verify` proves it.",
+        f"bundle {found.digest}",
+        table(rows, frozenset({4})),
+    ]
+    claims: list[dict[str, Any]] = []
+    for claim in found.claims:
+        said = claim.predicate
+        text = f"claims stream {said.stream}, serial {said.serial}, expires {said.expires}" if said else printable(claim.problem)
+        lines.append(f"{claim.file}: {text}")
+        predicate = said.model_dump(mode="json") if said else None
+        claims.append({"file": claim.file, "keyHint": claim.hint, "predicate": predicate, "problem": claim.problem})
+    listed = [{"facts": c.facts, "form": c.form, "kind": c.kind, "name": c.name, "role": c.role} for c in found.components]
+    data = {"bundle": str(found.digest), "claims": claims, "components": listed, "files": counts, "proved": False}
+    return Report(data, "\n".join(lines))
+
+
+def evidence(assessment: Assessment, files: Iterable[Path]) -> Report:
+    """Tell the verdict and where the evidence lies."""
+    listed = [str(path) for path in files]
+    lines = [f"verdict: {assessment.verdict}"]
+    lines += [f"reason: {failure.message}" for failure in assessment.failures]
+    if assessment.proof:
+        proof = assessment.proof
+        lines += _gate(proof.gate)
+        lines += [f"disagreement: {d.component}: {d.message}" for d in proof.inventory.disagreements]
+        lines += [f"installed: {proof.drift.outcome}"] if proof.drift else []
+    lines += [f"not checked: {len(assessment.not_checked)} things, listed in the report", *(f"written: {path}" for path in listed)]
+    data = {"exitCode": assessment.exit_code, "files": listed, "notChecked": len(assessment.not_checked), "verdict": assessment.verdict}
+    return Report(data, "\n".join(lines), assessment.exit_code)
+
+
+def journal(head: Head) -> Report:
+    """Tell how far the journal goes; its head is to be noted elsewhere."""
+    return Report(_head(head), f"journal: {head.count} entries, unbroken\nhead {head.sha256} (note it where this machine cannot write)")
+
+
+def _gate(gate: checks.Gate) -> list[str]:
+    lines = [f"finding (let through): {f.component}/{printable(f.path)}: {f.message} [{f.id}, {f.severity}]" for f in gate.warned]
+    lines += [f"finding (refused): {f.component}/{printable(f.path)}: {f.message} [{f.id}, {f.severity}]" for f in gate.refused]
+    return lines + [f"not assessed: {n.component}/{printable(n.path)}: {n.reason} [{n.id}]" for n in gate.not_assessed]
+
+
+def _head(head: Head) -> dict[str, Any]:
+    return {"entries": head.count, "head": head.sha256}
+
+
+def _bundle(bundle: VerifiedBundle) -> dict[str, Any]:
+    said = bundle.statement
+    return {
+        "bundle": str(bundle.digest),
+        "bytes": sum(size for _, size in bundle.blobs),
+        "components": [component.name for component in bundle.components],
+        "expires": canonical.stamp(said.expires),
+        "ignored": [{"file": entry.file, "reason": entry.reason} for entry in bundle.ignored],
+        "policy": {"sha256": bundle.policy_sha256, "version": bundle.policy_version},
+        "serial": said.serial,
+        "signatures": [{"algorithm": s.algorithm, "file": s.file, "keyId": s.key_id, "signer": s.signer} for s in bundle.signatures],
+        "stream": said.stream,
+    }
