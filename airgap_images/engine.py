@@ -125,7 +125,7 @@ def docker_client(environment: Mapping[str, str], timeout: int = TIMEOUT) -> Cli
 
 
 class DockerEngine:
-    """Docker Engine 20.10 or newer, with its classic or its containerd image store, by the docker SDK."""
+    """Docker Engine by the docker SDK. Run with 20.10 and its classic image store; the IDs of containerd's store are accepted, too."""
 
     name = "docker"
 

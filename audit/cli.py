@@ -12,10 +12,12 @@ from typing import Annotated, cast
 import typer
 
 from airgap_images.oci import Digest
-from audit import assess, inspect, journal, render
+from audit import assess, drift, inspect, journal, render
 from audit.evidence.write import write
 from audit.install import install as installing
+from audit.install import receipts, status, undo
 from audit.install.images import Engine
+from audit.install.receipts import Receipt
 from audit.install.store import POLICY, Store, locate
 from audit.terminal import Hashing, Json, Report, command, emit
 from audit.verify.walk import Place, verify
@@ -118,6 +120,57 @@ def evidence_(
     return render.evidence(found, write(out, found))
 
 
+@app.command("check")
+@command
+def check_(site_file: SiteFile = None, store: StoreFolder = None, as_json: Json = False) -> Report:
+    """Find what has changed since the install: files, blobs, images, receipts, journal and state."""
+    here = _site(site_file, store)
+    with Hashing("checking") as watch:
+        return render.drift(drift.check(here.store, engine=_engine(here), watch=watch))
+
+
+@app.command("status")
+@command
+def status_(site_file: SiteFile = None, store: StoreFolder = None, as_json: Json = False) -> Report:
+    """Show which generations the store holds and which is current."""
+    return render.status(status.status(_site(site_file, store).store))
+
+
+@app.command("rollback")
+@command
+def rollback_(
+    to: Annotated[int | None, typer.Option("--to", metavar="N", help="Which generation; the one before when absent.")] = None,
+    site_file: SiteFile = None,
+    store: StoreFolder = None,
+    as_json: Json = False,
+) -> Report:
+    """Switch back to an earlier generation; what the site remembers of serials stays."""
+    here = _site(site_file, store)
+    with Hashing("checking") as watch:
+        return render.rolled_back(undo.rollback(here.store, now=_now(None), to=to, engine=_engine(here), watch=watch))
+
+
+@app.command("prune")
+@command
+def prune_(
+    keep: Annotated[int, typer.Option("--keep", min=0, metavar="N", help="How many generations to keep beside the current one.")],
+    site_file: SiteFile = None,
+    store: StoreFolder = None,
+    as_json: Json = False,
+) -> Report:
+    """Remove old generations and the blobs only they needed."""
+    here = _site(site_file, store)
+    return render.removed(undo.prune(here.store, keep=keep, now=_now(None), engine=_engine(here)))
+
+
+@app.command("uninstall")
+@command
+def uninstall_(site_file: SiteFile = None, store: StoreFolder = None, as_json: Json = False) -> Report:
+    """Remove everything that was installed and nothing else; receipts, journal and state stay."""
+    here = _site(site_file, store)
+    return render.removed(undo.uninstall(here.store, now=_now(None), engine=_engine(here)))
+
+
 @journals.command("verify")
 @command
 def journal_verify(
@@ -155,8 +208,15 @@ def _assessed(bundle: Path | None, policy: Path | None, here: Site) -> tuple[Pla
             raise UsageError("a bundle that is named needs --policy", hint="name the policy this site pins")
         return _place(bundle, raw, None), raw, None
     store = Store.existing(here.store)
-    digest = installing.current(store).digest
+    digest = _current(store).digest
     return store.place(digest), raw or read_bounded(store.bundle(digest) / POLICY, MAX_POLICY), store
+
+
+def _current(store: Store) -> Receipt:
+    number = store.current()
+    if number is None:
+        raise UsageError(f"{store.root}: nothing is installed", hint="`airgap-audit install` a bundle, or name a bundle and --policy")
+    return receipts.read(store, number)
 
 
 def _site(file: Path | None, store: Path | None) -> Site:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from audit import checks
-from audit.evidence.assessment import Assessment
+from audit.evidence.assessment import Assessment, Drift
 from audit.inspect import Contents
 from audit.install.install import Installed
+from audit.install.status import Status
+from audit.install.undo import Removed, RolledBack
 from audit.journal import Head
 from audit.terminal import Report, human, table
 from audit.verify.result import VerifiedBundle
@@ -89,6 +91,84 @@ def inspected(found: Contents) -> Report:
     listed = [{"facts": c.facts, "form": c.form, "kind": c.kind, "name": c.name, "role": c.role} for c in found.components]
     data = {"bundle": str(found.digest), "claims": claims, "components": listed, "files": counts, "proved": False}
     return Report(data, "\n".join(lines))
+
+
+def status(found: Status) -> Report:
+    """Tell which generations there are."""
+    rows = [("", "generation", "stream", "serial", "installed", "bundle")]
+    for generation in reversed(found.generations):
+        receipt = generation.receipt
+        told = (receipt.stream, str(receipt.serial), receipt.installed, receipt.bundle[:16]) if receipt else ("receipt damaged", "", "", "")
+        rows.append(("->" if generation.current else "", str(generation.number), *told))
+    lines = [table(rows, frozenset({1, 3})) if found.generations else f"{found.store}: nothing is installed"]
+    if found.interrupted:
+        entry = found.interrupted
+        lines.append(f"{entry.operation} was begun at {entry.time} and has not ended: it is running, or was killed; run it again")
+    lines.append(f"journal: {found.journal.count} entries, head {found.journal.sha256}")
+    listed = [
+        {"current": g.current, "generation": g.number, "receipt": g.receipt and g.receipt.model_dump(mode="json", by_alias=True)}
+        for g in found.generations
+    ]
+    data = {
+        "bundles": list(found.bundles),
+        "current": found.current,
+        "generations": listed,
+        "interrupted": found.interrupted.operation if found.interrupted else None,
+        "journal": _head(found.journal),
+        "store": str(found.store),
+    }
+    return Report(data, "\n".join(lines))
+
+
+def rolled_back(result: RolledBack) -> Report:
+    """Tell what stands now; images that could not be given to the engine are told, never passed over."""
+    images = [f"  {i.name}  image {'in ' + str(i.engine) if i.placed else 'NOT PLACED: ' + str(i.reason)}" for i in result.images]
+    lines = [
+        f"generation {result.generation} of {result.store} is current again, was {result.previous}; every file of it was hashed",
+        f"bundle {result.receipt.digest}, stream {result.receipt.stream}, serial {result.receipt.serial}",
+        *images,
+        *(f"passed over generation {number}: {damage[0]}" for number, damage in result.skipped),
+        "serials are remembered as before: an older bundle stays refused",
+    ]
+    data = {
+        "generation": result.generation,
+        "images": [image.model_dump(mode="json", by_alias=True) for image in result.images],
+        "journal": _head(result.journal),
+        "previous": result.previous,
+        "skipped": [{"damage": [str(d) for d in damage], "generation": number} for number, damage in result.skipped],
+        "store": str(result.store),
+    }
+    return Report(data, "\n".join(lines))
+
+
+def removed(result: Removed) -> Report:
+    """Tell what was taken away and what stays, and why."""
+    lines = [
+        f"removed from {result.store}: {len(result.generations)} generations, {len(result.bundles)} bundles, {human(result.bytes)}",
+        *(f"  image {name} taken out of the engine" for name in result.images),
+        *(f"  image {entry.component} STAYS: {entry.reason}" for entry in result.images_left),
+        *(f"  not ours, left: {printable(name)}" for name in result.left),
+        f"kept: {', '.join(result.kept)}",
+    ]
+    data = {
+        "bundles": list(result.bundles),
+        "bytes": result.bytes,
+        "generations": list(result.generations),
+        "images": list(result.images),
+        "imagesLeft": [{"component": entry.component, "reason": entry.reason} for entry in result.images_left],
+        "journal": _head(result.journal),
+        "kept": list(result.kept),
+        "left": list(result.left),
+        "store": str(result.store),
+    }
+    return Report(data, "\n".join(lines), 1 if result.images_left else 0)
+
+
+def drift(found: Drift) -> Report:
+    """Tell what has changed since the install; what could not be compared is told apart."""
+    notes = [{"kind": kind, "message": message, "subject": subject} for kind, subject, message in found.notes]
+    lines = [found.outcome, *(f"{kind}: {printable(subject)}: {message}" for kind, subject, message in found.notes)]
+    return Report({"exitCode": found.exit_code, "notes": notes, "outcome": found.outcome}, "\n".join(lines), found.exit_code)
 
 
 def evidence(assessment: Assessment, files: Iterable[Path]) -> Report:

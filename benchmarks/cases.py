@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from parts import bundles, httpd, images, registry
+from parts import bundles, images
+from parts.registry import registry
 
 MIB = 1 << 20
 BIN = Path(sys.executable).parent
@@ -142,21 +145,64 @@ def local(folder: Path, size: int, count: int) -> list[Measured]:
         shutil.rmtree(target, ignore_errors=True)
         return timed("cp", "-r", folder / "weights", target) + openssl(files)
 
-    linked = Measured("build from local weights, linked", *rounds(count, lambda: build("--link"), lambda: openssl(files)), 1.2, "≤ 1.2 × hashing alone")
+    pair = rounds(count, lambda: build("--link"), lambda: openssl(files))
+    linked = Measured("build from local weights, linked", *pair, 1.2, "≤ 1.2 x hashing alone")
     copied = Measured("build from local weights, copied", *rounds(count, build, copy_and_hash), None, "beside `cp` + hash")
     copied.notes.append("beside it: `cp -r`, then `openssl dgst -sha256`, one process a core.")
     peak = disk(out) / disk(folder / "weights")
-    copied.notes.append(f"disk of the bundle: {peak:.3f} × payload (asked: ≤ 1.02).")
+    copied.notes.append(f"disk of the bundle: {peak:.3f} x payload (asked: ≤ 1.02).")
     timed(BIN / "airgap-bundle", "sign", out, "--key", f"file:{folder / 'alice.key'}", "--serial", "1")
     blobs = sorted((out / "blobs" / "sha256").iterdir(), key=lambda path: -path.stat().st_size)[: len(files)]
-    verified = Measured("verify, warm cache", *rounds(count, verify, lambda: openssl(blobs)), 1 / 0.95, "≤ 1.05 × `openssl dgst`")
+    verified = Measured("verify, warm cache", *rounds(count, verify, lambda: openssl(blobs)), 1 / 0.95, "≤ 1.05 x `openssl dgst`")
     memory = peak_memory(BIN / "airgap-audit", "verify", out, "--policy", policy, cwd=folder)
     verified.notes.append(f"peak memory {memory / MIB:.0f} MiB (asked: < 150), start of Python included in the time.")
     installed = Measured("verify + install, linked", *rounds(count, install, lambda: openssl(blobs)), None, "beside hashing alone")
     extra = disk(out, store) / disk(out) - 1
     installed.notes.append(f"extra disk {extra * 100:.2f} % of the payload (asked: < 1 %).")
-    again = Measured("rebuild with nothing new", *rounds(count, lambda: timed(BIN / "airgap-bundle", "build", lock, "--out", out, "--cache", folder / "cache"), lambda: openssl(blobs)), None, "stat only")
+    rebuild = (BIN / "airgap-bundle", "build", lock, "--out", out, "--cache", folder / "cache")
+    pair = rounds(count, lambda: timed(*rebuild), lambda: openssl(blobs))
+    again = Measured("rebuild with nothing new", *pair, None, "seconds, for any size")
     return [linked, copied, verified, installed, again]
+
+
+@contextlib.contextmanager
+def nginx(folder: Path, root: Path) -> Iterator[str]:
+    """Serve ``root`` by a real nginx on loopback and give its address."""
+    folder.mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = f"server {{ listen 127.0.0.1:{port}; root {root}; sendfile on; }}"
+    paths = " ".join(f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    config = f"user root; pid {folder}/pid; error_log {folder}/error.log; events {{}} http {{ access_log off; {paths} {server} }}"
+    (folder / "nginx.conf").write_text(config)
+    process = subprocess.Popen([images.find("nginx"), "-c", folder / "nginx.conf", "-g", "daemon off;"], stderr=subprocess.DEVNULL)
+    try:
+        time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def sized_image(folder: Path, host: str, size: int) -> str:
+    """Push an image of ``size`` MiB in four layers of random bytes and return its reference."""
+    folder.mkdir()
+    image = f"{folder / 'oci'}:1.0"
+    images.tool("umoci", "init", "--layout", folder / "oci")
+    images.tool("umoci", "new", "--image", image)
+    for at in range(4):
+        (folder / "root").mkdir()
+        with (folder / "root" / f"{at}.bin").open("wb") as out:
+            for _ in range(size // 4):
+                out.write(os.urandom(MIB))
+        images.tool("tar", "-C", folder / "root", "-cf", folder / "layer.tar", ".")
+        images.tool("umoci", "raw", "add-layer", "--image", image, folder / "layer.tar")
+        shutil.rmtree(folder / "root")
+    images.tool("umoci", "gc", "--layout", folder / "oci")
+    images.Image(folder / "oci", "1.0").push(host, "bench:1.0")
+    shutil.rmtree(folder)
+    return f"{host}/bench:1.0"
 
 
 def fetch(folder: Path, size: int, count: int) -> list[Measured]:
@@ -167,7 +213,7 @@ def fetch(folder: Path, size: int, count: int) -> list[Measured]:
         for _ in range(size):
             out.write(os.urandom(MIB))
     digest = subprocess.run(["openssl", "dgst", "-sha256", "-r", source / "data.bin"], check=True, capture_output=True, text=True).stdout[:64]
-    with httpd.nginx(source) as url:
+    with nginx(folder / "nginx", source) as url:
         lock = locked(folder, f"{{name: data, kind: url, url: '{url}/data.bin', sha256: {digest}}}")
 
         def ours() -> float:
@@ -178,7 +224,7 @@ def fetch(folder: Path, size: int, count: int) -> list[Measured]:
             (folder / "curl.bin").unlink(missing_ok=True)
             return timed("curl", "-s", "-o", folder / "curl.bin", f"{url}/data.bin")
 
-        measured = Measured("fetch, hash and store one stream", *rounds(count, ours, curl), 1 / 0.6, "≤ 1.67 × `curl -o`")
+        measured = Measured("fetch, hash and store one stream", *rounds(count, ours, curl), 1 / 0.6, "≤ 1.67 x `curl -o`")
         shutil.rmtree(folder / "bundle", ignore_errors=True)
         memory = peak_memory(BIN / "airgap-bundle", "build", lock, "--out", folder / "bundle", "--cache", folder / "cache", cwd=folder)
     measured.notes.append(f"peak memory {memory / MIB:.0f} MiB; our time includes the start of Python, sha256, fsync and the checks.")
@@ -187,8 +233,8 @@ def fetch(folder: Path, size: int, count: int) -> list[Measured]:
 
 def pull(folder: Path, size: int, count: int) -> list[Measured]:
     """An image from a loopback registry into a bundle, beside skopeo."""
-    with registry.serve(folder / "registry") as server:
-        reference = images.push_sized(server, folder, size)
+    with registry(folder / "registry") as server:
+        reference = sized_image(folder / "image", server.host, size)
         lock = locked(folder, f"{{name: image, kind: image, ref: '{reference}'}}")
 
         def ours() -> float:
@@ -200,7 +246,7 @@ def pull(folder: Path, size: int, count: int) -> list[Measured]:
             source = f"docker://{reference}"
             return timed("skopeo", "copy", "--preserve-digests", "--src-tls-verify=false", source, f"oci:{folder / 'skopeo'}:image")
 
-        measured = Measured("pull an image from a registry", *rounds(count, ours, skopeo), 1 / 2.4, "≤ 0.42 × `skopeo copy`")
+        measured = Measured("pull an image from a registry", *rounds(count, ours, skopeo), 1 / 2.4, "≤ 0.42 x `skopeo copy`")
         shutil.rmtree(folder / "bundle", ignore_errors=True)
         memory = peak_memory(BIN / "airgap-bundle", "build", lock, "--out", folder / "bundle", "--cache", folder / "cache", cwd=folder)
     measured.notes.append(f"four layers that do not compress; peak memory {memory / MIB:.0f} MiB; `skopeo copy --preserve-digests`.")
@@ -222,7 +268,7 @@ def wheels(folder: Path, _size: int, count: int) -> list[Measured]:
         target.unlink(missing_ok=True)
         return timed(BIN / "uv", "pip", "compile", "-q", *python, "--format", "pylock.toml", "-o", target, folder / "in.txt", cwd=folder)
 
-    measured = Measured("lock the vLLM closure, warm", *rounds(count, ours, uv), 1.5, "≤ 1.5 × `uv pip compile`")
+    measured = Measured("lock the vLLM closure, warm", *rounds(count, ours, uv), 1.5, "≤ 1.5 x `uv pip compile`")
     return [measured]
 
 

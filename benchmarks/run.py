@@ -16,7 +16,6 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +26,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import cases
 
 ROOT = Path(__file__).resolve().parents[1]
+HOW = (
+    "Both sides of a row run in turn in one run; a figure is the median of {rounds} rounds; payloads are {size} MiB. "
+    "The last columns compare with the figure that the design asks for."
+)
 OUT = ROOT / "docs" / "benchmarks.md"
 
 
@@ -80,9 +83,7 @@ def _document(rows: list[Row], options: argparse.Namespace) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "`make bench` measures this table and writes this file. Both sides of a row run in turn in one run; a figure is the median of "
-        f"{options.rounds} rounds; files are {options.size} MiB unless the row says otherwise. The last column compares with the figure "
-        "that the design asks for.",
+        f"`make bench` measures this table and writes this file. {HOW.format(rounds=options.rounds, size=options.size)}",
         "",
         f"Machine: {_machine()}. Date: {datetime.now(UTC).date().isoformat()}.",
         "",

@@ -72,8 +72,8 @@ def solve(question: Question, what: str, environ: Mapping[str, str] = os.environ
         run = _run(question, LOCK, what, environ)
         if run.code:
             raise _explained(run, question.target, what)
-        # As found with sources allowed, so that no wheel of an old version is preferred; now with wheels where there are any.
-        pins = tuple(f"{p.name}=={p.version}" for p in pylock.parse(run.text, what) if p.name in question.sdists)
+        # The versions found with sources allowed stay, so that no wheel of an old release is preferred to them.
+        pins = tuple(f"{package.name}=={package.version}" for package in pylock.parse(run.text, what))
         question = replace(question, constraints=(*question.constraints, *pins))
     sdists: tuple[str, ...] = ()
     while True:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,13 +12,14 @@ from types import SimpleNamespace
 import pytest
 from parts import httpd, images
 from parts import registry as registries
+from parts.expect import refused
 
 from airgap_images.http import Client, Retry
 from airgap_images.layout import Layout
 from airgap_images.oci import DOCKER_LIST, DOCKER_MANIFEST, IMAGE_INDEX, IMAGE_MANIFEST, Digest, Index
 from bundler import build
 from bundler.sources import Context, image
-from manifests.errors import AirgapError, IntegrityError, InvalidFileError
+from manifests.errors import IntegrityError, InvalidFileError
 from manifests.lock import Lock, LockedComponent, Target
 
 CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -55,12 +55,6 @@ class Bench:
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setenv("HOME", str(tmp_path))  # no login of whoever runs the tests
     return Bench(tmp_path)
-
-
-def refused(kind: type[AirgapError], *words: str):
-    """Expect a refusal of one line that holds all `words`."""
-    pattern = "".join(f"(?=.*{re.escape(word)})" for word in words)
-    return pytest.raises(kind, match=rf"^{pattern}[^\n]*$")
 
 
 # --- from a real registry

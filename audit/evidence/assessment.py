@@ -89,7 +89,7 @@ class Assessment:
         if self.proof is None:
             return 3
         codes = {self.proof.gate.exit_code, self.proof.drift.exit_code if self.proof.drift else 0}
-        if 4 in codes or self.proof.inventory.disagreements:  # noqa: PLR2004 - the exit codes of docs/commands.md
+        if codes & {3, 4} or self.proof.inventory.disagreements:  # the exit codes of docs/commands.md
             return 4
         return 5 if codes - {0} or self.proof.inventory.gaps or self.proof.inventory.unreadable else 0
 

@@ -178,7 +178,7 @@ def _contents(proof: Proof) -> Iterator[Line]:
 def _installed(proof: Proof) -> Line:
     if proof.drift is None:
         return Line("What is installed", "unknown", "not compared", "this report is about the bundle only")
-    mood: Mood = {0: "good", 4: "bad"}.get(proof.drift.exit_code, "unknown")  # type: ignore[assignment]
+    mood: Mood = {0: "good", 3: "bad", 4: "bad"}.get(proof.drift.exit_code, "unknown")  # type: ignore[assignment]
     return Line("What is installed", mood, proof.drift.outcome, _count(len(proof.drift.notes), "difference"))
 
 

@@ -53,14 +53,23 @@ class Engine(Protocol):
         """Return the image ``root`` as the engine has it, or None; changes nothing."""
 
     def remove(self, image: Placed) -> None:
-        """Take an image out of the engine with all its references; one that is not there is fine."""
+        """Take the references ``image`` has away, and the image unless it has others; one that is not there is fine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """An image as this store placed it: only the references it gave are its own."""
+
+    id: str
+    tags: tuple[str, ...]
 
 
 class Own(sealed.Written):
-    """One image this store put into ``engine``."""
+    """One image this store put into ``engine`` under ``tags``."""
 
     engine: str
     component: Name
+    tags: tuple[str, ...] = Field(strict=False)
 
 
 class Ledger(sealed.Written):
@@ -129,12 +138,13 @@ def owned(store: Store) -> frozenset[str]:
 
 def _place(store: Store, component: Component, engine: Engine | None) -> ImageReceipt:
     manifest = component.root.digest.hex
-    unplaced = ImageReceipt(name=component.name, kind=component.kind, role=component.role, manifest=manifest, placed=False, reason=NO_ENGINE)
+    said = {"name": component.name, "kind": component.kind, "role": component.role, "manifest": manifest}
+    unplaced = ImageReceipt.model_validate({**said, "placed": False, "reason": NO_ENGINE})
     if engine is None:
         return unplaced
     before = engine.present(store.layout, component.root) is not None and manifest not in owned(store)
     if not before:
-        _note(store, component.root, Own(engine=engine.name, component=component.name))
+        _note(store, component.root, Own(engine=engine.name, component=component.name, tags=tags(component)))
     placed = engine.load(store.layout, component.root, tags(component))
     facts = {"placed": True, "engine": engine.name, "id": placed.id, "tags": placed.tags, "before": before, "reason": None}
     return unplaced.model_copy(update=facts)
@@ -146,7 +156,7 @@ def _withdraw(store: Store, root: Descriptor, own: Own, engine: Engine | None) -
     try:
         found = engine.present(store.layout, root)
         if found is not None:
-            engine.remove(found)
+            engine.remove(Ours(found.id, own.tags))
     except AirgapError as error:
         return error.message
     return None

@@ -120,9 +120,8 @@ def install(
     """
     store = Store.create(site.store)
     mode: PlaceMode = "copy" if (site.copy_files if copy is None else copy) else "link"
-    order = _Order(
-        store, place, policy_raw, engine, mode, None if checks is None else tuple(checks), watch or Silent(), state_folder or store.root, now
-    )
+    chosen = None if checks is None else tuple(checks)
+    order = _Order(store, place, policy_raw, engine, mode, chosen, watch or Silent(), state_folder or store.root, now)
     with locked(store):
         try:
             with refusing(store):
@@ -132,6 +131,14 @@ def install(
             with contextlib.suppress(AirgapError):  # the reason matters more than that it could not be noted
                 journal.append(store.root, "install", "refused" if error.exit_code > 2 else "failed", _reasons(order, error), now=now)  # noqa: PLR2004
             raise
+
+
+def current(store: Store) -> Receipt:
+    """Return the receipt of what is installed; raises SiteError if nothing is, IntegrityError if that cannot be told."""
+    number = store.current()
+    if number is None:
+        raise SiteError(f"{store.root}: nothing is installed", hint="`airgap-audit install` a bundle")
+    return receipts.read(store, number)
 
 
 def _install(order: _Order, site: Site) -> Installed:

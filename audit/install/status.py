@@ -43,13 +43,23 @@ def status(folder: Path) -> Status:
     """Return what the store at ``folder`` holds; raises SiteError if there is none, IntegrityError if its journal is damaged."""
     store = Store.existing(folder)
     current = store.current()
+    last = _last(store)
+    head = Head(last.sequence, last.sha256) if last else Head(0, journal.GENESIS)
+    found = tuple(Generation(number, number == current, _receipt(store, number)) for number in store.generations())
+    return Status(store.root, current, found, tuple(digest.hex for digest in store.bundles()), interrupted(store), head)
+
+
+def interrupted(store: Store) -> Entry | None:
+    """Return the operation that was begun last if nothing says that it ended; raises IntegrityError if the journal is damaged."""
+    last = _last(store)
+    return last if last and last.outcome == "begun" else None
+
+
+def _last(store: Store) -> Entry | None:
     last: Entry | None = None
     for entry in journal.entries(store.root):
         last = entry
-    found = tuple(Generation(number, number == current, _receipt(store, number)) for number in store.generations())
-    head = Head(last.sequence, last.sha256) if last else Head(0, journal.GENESIS)
-    interrupted = last if last and last.outcome == "begun" else None
-    return Status(store.root, current, found, tuple(digest.hex for digest in store.bundles()), interrupted, head)
+    return last
 
 
 def _receipt(store: Store, number: int) -> Receipt | None:

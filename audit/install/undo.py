@@ -86,7 +86,7 @@ def uninstall(folder: Path, *, now: datetime, engine: Engine | None = None) -> R
         receipts.complete(store, now)
         remove(store.root / CURRENT)
         sync_directory(store.root)
-        return _take_away(store, "uninstall", store.generations(), store.bundles(), engine, now)
+        return _take_away(store, _Cut("uninstall", store.generations(), store.bundles()), engine, now)
 
 
 def prune(folder: Path, *, keep: int, now: datetime, engine: Engine | None = None) -> Removed:
@@ -102,7 +102,7 @@ def prune(folder: Path, *, keep: int, now: datetime, engine: Engine | None = Non
         needed = {receipts.read(store, number).digest for number in store.generations() if number not in gone}
         known = {receipts.read(store, number).digest for number in store.receipts()}
         unneeded = tuple(digest for digest in store.bundles() if digest in known - needed)
-        return _take_away(store, "prune", gone, unneeded, engine, now)
+        return _take_away(store, _Cut("prune", gone, unneeded), engine, now)
 
 
 def _candidates(store: Store, current: int, to: int | None) -> tuple[int, ...]:
@@ -140,25 +140,33 @@ def _choose(
     )
 
 
-def _take_away(
-    store: Store, operation: str, numbers: tuple[int, ...], bundles: tuple[Digest, ...], engine: Engine | None, now: datetime
-) -> Removed:
-    remaining = set(store.bundles()) - set(bundles)
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """What is to go."""
+
+    operation: str
+    generations: tuple[int, ...]
+    bundles: tuple[Digest, ...]
+
+
+def _take_away(store: Store, cut: _Cut, engine: Engine | None, now: datetime) -> Removed:
+    remaining = set(store.bundles()) - set(cut.bundles)
     needed = {digest for bundle in remaining for digest in _closure(store, bundle)}  # read first: damage stops this before anything is gone
-    said = {"generations": " ".join(map(str, numbers)), "bundles": str(len(bundles))}
-    journal.append(store.root, operation, "begun", said, now=now)
-    roots = [root for root in _image_roots(store, bundles) if root[1].digest not in needed]
+    said = {"generations": " ".join(map(str, cut.generations)), "bundles": str(len(cut.bundles))}
+    journal.append(store.root, cut.operation, "begun", said, now=now)
+    roots = [root for root in _image_roots(store, cut.bundles) if root[1].digest not in needed]
     withdrawn, images_left = images.withdraw(store, roots, engine)
-    left = [name for number in numbers for name in generations.take_away(store, number)]
-    for digest in bundles:
+    left = [name for number in cut.generations for name in generations.take_away(store, number)]
+    for digest in cut.bundles:
         left += _remove_bundle(store, digest)
     blobs, size = _sweep(store, needed)
     if not remaining:
         left += _remove_folders(store)
-    said |= {"blobs": str(blobs), "bytes": str(size), "images": " ".join(withdrawn), "imagesLeft": str(len(images_left)), "left": str(len(left))}
-    head = journal.append(store.root, operation, "done", said, now=now)
-    removed = tuple(digest.hex for digest in bundles)
-    return Removed(store.root, numbers, removed, blobs, size, withdrawn, images_left, tuple(sorted(set(left))), KEPT, head)
+    said |= {"blobs": str(blobs), "bytes": str(size), "left": str(len(left))}
+    said |= {"images": " ".join(withdrawn), "imagesLeft": " ".join(image.component for image in images_left)}
+    head = journal.append(store.root, cut.operation, "done", said, now=now)
+    gone = tuple(digest.hex for digest in cut.bundles)
+    return Removed(store.root, cut.generations, gone, blobs, size, withdrawn, images_left, tuple(sorted(set(left))), KEPT, head)
 
 
 def _closure(store: Store, digest: Digest) -> Iterable[Digest]:

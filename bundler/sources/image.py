@@ -134,7 +134,7 @@ def _find(name: str, ref: Reference, wanted: Platform, context: Context) -> Foun
 
 def select(index: Index, wanted: Platform, name: str) -> Descriptor:
     """Return the one image of ``index`` for the platform; raises InvalidFileError listing what there is otherwise."""
-    offers = [(_platform_of(entry), entry) for entry in index.manifests ]
+    offers = [(_platform_of(entry), entry) for entry in index.manifests if not _is_attestation(entry)]
     matching = {entry.digest: entry for platform, entry in offers if platform == wanted}
     if len(matching) != 1:
         count = f"{len(matching)} images" if matching else "no image"

@@ -72,7 +72,8 @@ class Desk:
 
     def env(self) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("AIRGAP_")}
-        return kept | {"AIRGAP_CACHE": str(self.folder / "cache"), "HOME": str(self.folder / "home"), "NO_COLOR": "1"} | dict(self.environment)
+        own = {"AIRGAP_CACHE": str(self.folder / "cache"), "HOME": str(self.folder / "home"), "NO_COLOR": "1"}
+        return kept | own | dict(self.environment)
 
     def _run(self, program: tuple[str, ...], arguments: tuple[str | Path, ...], code: int | None) -> Done:
         command = [*program, *map(str, arguments)]

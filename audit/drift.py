@@ -1,0 +1,290 @@
+"""Drift: compare everything that was installed with what stands there now. This is what ``airgap-audit check`` does.
+
+Every file of the current generation, every blob of the store, the kept files of the bundle, receipts, journal, state and the
+images in the engine. Rules: each inode is hashed once, on all cores; no link is followed; nothing is changed; all that is wrong
+is listed, each as soon as it is found; what could not be compared is listed apart and is never "fine".
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from airgap_images.bundle import Component, closure, parse_index
+from airgap_images.layout import read_regular
+from airgap_images.oci import Digest
+from audit import journal
+from audit.install import generations, images, receipts
+from audit.install.images import Engine
+from audit.install.receipts import Receipt
+from audit.install.status import interrupted
+from audit.install.store import CURRENT, Store, is_folder, names, refusing
+from audit.install.trees import READ_ONLY, Damage, Hashes, Kind, Standing, type_name
+from audit.journal import Entry, Head
+from audit.sealed import LEFTOVER
+from audit.verify import state
+from audit.verify.walk import MAX_INDEX, MAX_SUMS, Silent, Watch
+from manifests.errors import AirgapError, IntegrityError, SiteError
+
+HINT = "`airgap-audit install` the bundle again from its source, or `airgap-audit rollback`; find out who changed it"
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How what is installed compares with what was installed.
+
+    ``findings`` is all that is wrong; ``not_checked`` says in sentences what could not be compared; ``remarks`` is good to
+    know and nothing wrong. ``files`` were looked at, ``bytes`` hashed. ``journal`` is its head, None if it is damaged.
+    """
+
+    store: Path
+    generation: int | None
+    receipt: Receipt | None
+    findings: tuple[Damage, ...]
+    not_checked: tuple[str, ...]
+    remarks: tuple[str, ...]
+    files: int
+    bytes: int
+    journal: Head | None
+
+    @property
+    def exit_code(self) -> Literal[0, 3, 5]:
+        """Return 3 if anything is wrong, else 5 if something could not be compared, else 0."""
+        if self.findings:
+            return 3
+        return 5 if self.not_checked else 0
+
+    @property
+    def outcome(self) -> Literal["as installed", "differs", "not fully compared"]:
+        """Say in a word or two how it ended."""
+        if self.findings:
+            return "differs"
+        return "not fully compared" if self.not_checked else "as installed"
+
+    @property
+    def notes(self) -> tuple[tuple[str, str, str], ...]:
+        """Return every difference, and everything not compared, as (kind, subject, message)."""
+        wrong = tuple((finding.kind, finding.place, finding.detail) for finding in self.findings)
+        return (*wrong, *(("not compared", "", text) for text in self.not_checked))
+
+
+class _Notebook:
+    """Collects what is found and tells the watch of each difference at once."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+        self.findings: list[Damage] = []
+        self.not_checked: list[str] = []
+        self.remarks: list[str] = []
+        self.files = 0
+        self.bytes = 0
+        self.head: Head | None = None
+
+    def add(self, found: Iterable[Damage]) -> None:
+        for damage in found:
+            self.findings.append(damage)
+            self.watch.failed(IntegrityError(str(damage), hint=HINT))
+
+    def wrong(self, kind: Kind, place: str, detail: str) -> None:
+        self.add((Damage(kind, place, detail),))
+
+
+def check(folder: Path, *, engine: Engine | None = None, watch: Watch | None = None, state_folder: Path | None = None) -> Drift:
+    """Compare what is installed in the store at ``folder`` with its receipts; raises SiteError if nothing is installed."""
+    store = Store.existing(folder)
+    note = _Notebook(watch or Silent())
+    with refusing(store):
+        number = _current(store, note)
+        _journal(store, note)
+        receipt = _receipt(store, number, note)
+        _memory(state_folder or store.root, store, note)
+        parts = _bundle(store, receipt, note) if receipt else ()
+        _content(store, receipt, parts, note)
+        if receipt:
+            _images(store, receipt, parts, engine, note)
+    found = tuple(sorted(note.findings, key=lambda damage: (damage.place, damage.kind)))
+    unknown, remarks = tuple(note.not_checked), tuple(note.remarks)
+    return Drift(store.root, number, receipt, found, unknown, remarks, note.files, note.bytes, note.head)
+
+
+def _current(store: Store, note: _Notebook) -> int | None:
+    try:
+        number = store.current()
+    except IntegrityError as error:
+        note.wrong("current", CURRENT, error.message)
+        return None
+    if number is None and store.generations():
+        note.wrong("current", CURRENT, "is gone, and there are generations")
+    elif number is None:
+        raise SiteError(f"{store.root}: nothing is installed", hint="`airgap-audit install` a bundle")
+    return number
+
+
+def _journal(store: Store, note: _Notebook) -> None:
+    """Check the chain, and every receipt against what the journal recorded of it."""
+    try:
+        note.head = journal.verify(store.root)
+        known = receipts.recorded(store)
+        open_entry = interrupted(store)
+    except IntegrityError as error:
+        note.wrong("journal", journal.FILE, error.message)
+        note.not_checked.append("Receipts: the journal, which records their sha256, is damaged.")
+        return
+    if not os.path.lexists(store.root / journal.FILE):
+        note.wrong("journal", journal.FILE, "is gone")
+        return
+    if open_entry:
+        note.remarks.append(f"{open_entry.operation}: begun at {open_entry.time} and not ended: it was killed, or it is still running.")
+    for number in sorted({*known, *store.receipts()}):
+        note.add(_compare_receipt(store, number, known, open_entry))
+
+
+def _compare_receipt(store: Store, number: int, known: dict[int, str], open_entry: Entry | None) -> Iterator[Damage]:
+    name = f"receipts/{number}.json"
+    try:
+        digest = Digest.of(receipts.read_bytes(store, number))
+    except IntegrityError as error:
+        yield Damage("receipt", name, error.message)
+        return
+    if number not in known and not (open_entry and open_entry.detail("generation") == str(number)):
+        yield Damage("receipt", name, "the journal does not know it")
+    elif known.get(number, digest.hex) != digest.hex:
+        yield Damage("receipt", name, f"content is sha256 {digest.hex}, the journal recorded {known[number]}")
+
+
+def _receipt(store: Store, number: int | None, note: _Notebook) -> Receipt | None:
+    if number is None:
+        note.not_checked.append("The installed files: nothing says which generation is the current one.")
+        return None
+    try:
+        return receipts.read(store, number)
+    except IntegrityError:
+        note.not_checked.append(f"The files of generation {number}: its receipt is missing or damaged.")
+        return None
+
+
+def _memory(folder: Path, store: Store, note: _Notebook) -> None:
+    if not os.path.lexists(folder / state.FILE):
+        note.not_checked.append(f"What the site remembers of serials: no {state.FILE} in {folder}; name its folder if it is elsewhere.")
+        return
+    try:
+        known = dict(state.streams(folder))
+    except IntegrityError as error:
+        note.wrong("state", state.FILE, error.message)
+        return
+    for number in store.receipts():
+        try:
+            receipt = receipts.read(store, number)
+        except IntegrityError:
+            continue  # told already
+        memory = known.get(receipt.stream)
+        if memory is None or (memory.serial or 0) < receipt.serial:
+            remembered = memory.serial if memory else None
+            note.wrong("state", state.FILE, f"remembers serial {remembered} of {receipt.stream}, generation {number} has {receipt.serial}")
+
+
+def _bundle(store: Store, receipt: Receipt, note: _Notebook) -> tuple[Component, ...]:
+    """Compare the kept files of the bundle with its latest receipt; return its components if they can be read."""
+    folder = store.bundle(receipt.digest)
+    prefix = f"bundles/{receipt.bundle}"
+    wanted = _latest(store, receipt).files
+    for name, sha256 in sorted(wanted.items()):
+        try:
+            got = Digest.of(read_regular(folder / name, name, MAX_SUMS))
+        except IntegrityError as error:
+            note.wrong("bundle", f"{prefix}/{name}", error.message.removeprefix(f"{name}: "))
+            continue
+        if got.hex != sha256:
+            note.wrong("bundle", f"{prefix}/{name}", f"content is sha256 {got.hex}, expected {sha256}")
+    there = {*names(folder), *(f"signatures/{name}" for name in names(folder / "signatures"))} - {"signatures"}
+    note.add(Damage("extra", f"{prefix}/{name}", "was not kept there by an install") for name in sorted(there - set(wanted)))
+    note.files += len(wanted)
+    try:
+        return generations.components_of(store, receipt.digest)
+    except AirgapError:
+        note.not_checked.append(f"The files of generation {receipt.generation}: the bundle's index.json is missing or damaged.")
+        return ()
+
+
+def _latest(store: Store, receipt: Receipt) -> Receipt:
+    """Return the newest receipt of the same bundle: a later install of it may have brought signatures or a newer policy."""
+    for number in reversed(store.receipts()):
+        try:
+            found = receipts.read(store, number)
+        except IntegrityError:
+            continue
+        if found.bundle == receipt.bundle:
+            return found
+    return receipt
+
+
+def _content(store: Store, receipt: Receipt | None, parts: tuple[Component, ...], note: _Notebook) -> None:
+    """Compare the current generation and every blob of the store, each inode hashed once."""
+    standing = list(_blobs(store, receipt if parts else None, note))
+    if receipt and parts:
+        damage, files, unknown = generations.survey(store, receipt, parts)
+        note.add(damage)
+        note.not_checked += unknown
+        standing += files
+    note.files += len(standing)
+    note.bytes += sum({file.inode: file.size for file in standing}.values())
+    note.add(Hashes(note.watch).compare(standing))
+
+
+def _blobs(store: Store, receipt: Receipt | None, note: _Notebook) -> Iterator[Standing]:
+    folder = "blobs/sha256"
+    if not is_folder(store.root / folder):
+        note.wrong("missing", folder, "is no folder")
+        return
+    found: set[str] = set()
+    for name, info in store.layout.blobs():
+        place = f"{folder}/{name}"
+        try:
+            digest = Digest(name)
+        except IntegrityError:
+            if not LEFTOVER.fullmatch(name):  # the next writer cleans those of a killed one
+                note.wrong("extra", place, f"{type_name(info.st_mode)} that is no blob")
+            continue
+        found.add(name)
+        if not stat.S_ISREG(info.st_mode):
+            note.wrong("wrong type", place, f"{type_name(info.st_mode)}, expected a regular file")
+            continue
+        if stat.S_IMODE(info.st_mode) != READ_ONLY:
+            note.wrong("mode", place, f"mode is {stat.S_IMODE(info.st_mode):04o}, expected {READ_ONLY:04o}")
+        yield Standing(place, store.layout.path(digest), digest, info.st_size, (info.st_dev, info.st_ino))
+    if receipt:
+        _missing_blobs(store, receipt, found, note)
+
+
+def _missing_blobs(store: Store, receipt: Receipt, found: set[str], note: _Notebook) -> None:
+    raw = read_regular(store.bundle(receipt.digest) / "index.json", "index.json", MAX_INDEX)
+    try:
+        needed = closure(store.layout, parse_index(raw))
+    except AirgapError as error:
+        note.not_checked.append(f"Whether all blobs of the bundle are there: a manifest that lists them is damaged ({error.message}).")
+        return
+    for digest in sorted(needed):
+        if digest.hex not in found:
+            note.wrong("missing", f"blobs/sha256/{digest.hex}", "the bundle has it")
+
+
+def _images(store: Store, receipt: Receipt, parts: tuple[Component, ...], engine: Engine | None, note: _Notebook) -> None:
+    for image in receipt.images:
+        if not image.placed:
+            note.remarks.append(f"{image.name}: not placed, {image.reason}")
+    placed = [image.name for image in receipt.images if image.placed]
+    if not placed:
+        return
+    listed = ", ".join(placed)
+    if engine is None or not parts:
+        why = "no engine was given" if engine is None else "the bundle that lists them is damaged"
+        note.not_checked.append(f"The images in the container engine ({listed}): {why}.")
+        return
+    try:
+        note.add(images.missing(store, parts, receipt, engine))
+    except AirgapError as error:
+        note.not_checked.append(f"The images in the container engine ({listed}): {error.message}.")
