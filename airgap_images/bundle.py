@@ -34,6 +34,7 @@ from manifests.paths import NAME, check_disjoint, check_relative, printable
 
 BUNDLE = "application/vnd.airgap.bundle.v1+json"
 TREE = "application/vnd.airgap.tree.v1+json"
+IMAGE = "application/vnd.airgap.image.v1+json"
 MODEL = "application/vnd.cncf.model.manifest.v1+json"
 MODEL_CONFIG = "application/vnd.cncf.model.config.v1+json"
 MODEL_FILEPATH = "org.cncf.model.filepath"
@@ -102,6 +103,27 @@ def tree_files(layout: Layout, root: Descriptor) -> Iterator[TreeFile]:
         files += [TreeFile(check_relative(layer.annotation(TITLE) or "", "tree"), layer.digest, layer.size) for layer in manifest.layers]
     check_disjoint(tuple(file.path for file in files), "tree")
     yield from files
+
+
+def wrap(layout: Layout, image: Descriptor) -> Descriptor:
+    """Return what names an image in ``index.json``: ``image`` itself, or for Docker's own types an OCI index of just that.
+
+    Stock tools look up names among OCI types only; the image's own bytes and digest stay as they are.
+    """
+    if image.media_type in {IMAGE_MANIFEST, IMAGE_INDEX}:
+        return image
+    body = {"schemaVersion": 2, "mediaType": IMAGE_INDEX, "artifactType": IMAGE, "manifests": [image.to_dict()]}
+    return _store(layout, canonical.compact(body), IMAGE_INDEX, IMAGE)
+
+
+def unwrap(layout: Layout, root: Descriptor) -> Descriptor:
+    """Return the image as its registry named it; raises IntegrityError if ``root`` should wrap one and does not."""
+    if root.artifact_type != IMAGE:
+        return root
+    document = parse_document(root, layout.read(root, MAX_MANIFEST))
+    if not isinstance(document, Index) or len(document.manifests) != 1:
+        raise IntegrityError(f"blobs/sha256/{root.digest.hex}: not an index of one image", hint="distrust this bundle")
+    return document.manifests[0]
 
 
 def write_index(layout: Layout, components: Iterable[Component], annotations: dict[str, str]) -> bytes:

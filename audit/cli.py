@@ -20,6 +20,7 @@ from audit.install.images import Engine
 from audit.install.receipts import Receipt
 from audit.install.store import POLICY, Store, locate
 from audit.terminal import Hashing, Json, Report, command, emit
+from audit.verify.trust import Memory
 from audit.verify.walk import Place, verify
 from manifests import canonical, site
 from manifests.errors import UsageError
@@ -50,7 +51,7 @@ def verify_(
     place = _place(bundle, raw, digest)
     memory = assess.memory_of(state or (None if place.whole else bundle), raw)
     with Hashing("proving") as watch:
-        return render.verified(verify(place, raw, memory=memory or assess.Memory(), now=_now(now), watch=watch), memory)
+        return render.verified(verify(place, raw, memory=memory or Memory(), now=_now(now), watch=watch), memory)
 
 
 @app.command("inspect")

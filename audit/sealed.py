@@ -42,8 +42,8 @@ def read(path: Path, model: type[M], *, limit: int, hint: str) -> M | None:
     if not os.path.lexists(path):
         return None
     what = str(path)
-    raw = read_regular(path, what, limit)
     try:
+        raw = read_regular(path, what, limit)
         sealed = canonical.parse(raw, what, limit=limit)
         content, seal = (sealed.get("content"), sealed.get("sha256")) if isinstance(sealed, dict) else (None, None)
         if Digest.of(canonical.compact(content)).hex != seal:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, Self
 
@@ -105,7 +105,7 @@ def human(count: int) -> str:
     return f"{value:.1f} TiB"
 
 
-def table(rows: list[tuple[str, ...]], right: frozenset[int] = frozenset()) -> str:
+def table(rows: Sequence[tuple[str, ...]], right: frozenset[int] = frozenset()) -> str:
     """Lay out rows in columns two spaces apart; the columns in ``right`` are aligned to the right."""
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))] if rows else []
     lines = [

@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from airgap_images.http import Client
-
 from airgap_images.bundle import (
     Component,
     TreeFile,
@@ -24,9 +22,11 @@ from airgap_images.bundle import (
     components,
     parse_index,
     strays,
+    wrap,
     write_index,
     write_tree,
 )
+from airgap_images.http import Client
 from airgap_images.layout import PARTIAL, Layout
 from airgap_images.oci import IMAGE_MANIFEST, INDEXES, MANIFESTS, Descriptor, Digest
 from audit import checks
@@ -122,7 +122,7 @@ def _wants(lock: Lock, client: Client) -> Iterator[Want]:
 
 
 def _component(layout: Layout, locked: LockedComponent) -> Component:
-    root = _image(locked) if locked.form == "image" else _tree(layout, locked)
+    root = _image(layout, locked) if locked.form == "image" else _tree(layout, locked)
     facts = {**locked.facts, **locked.identity}
     described = component_descriptor(root, name=locked.name, kind=locked.kind, form=locked.form, role=locked.role, facts=facts)
     return Component(locked.name, locked.kind, locked.form, locked.role, described)
@@ -140,14 +140,14 @@ def _tree(layout: Layout, locked: LockedComponent) -> Descriptor:
     return write_tree(layout, files, model=model)
 
 
-def _image(locked: LockedComponent) -> Descriptor:
+def _image(layout: Layout, locked: LockedComponent) -> Descriptor:
     root = next(pin for pin in locked.files if pin.sha256 == locked.root)
     media_type = root.media_type or IMAGE_MANIFEST
     if media_type not in MANIFESTS | INDEXES:
         raise IntegrityError(f"{locked.name}: root has media type {printable(media_type)!r}", hint="lock again")
     system, architecture = locked.identity.get("platform", "linux/amd64").split("/")[:2]
     platform = (("architecture", architecture), ("os", system))
-    return Descriptor(media_type, Digest(root.sha256), root.size, platform=platform)
+    return wrap(layout, Descriptor(media_type, Digest(root.sha256), root.size, platform=platform))
 
 
 def _own(layout: Layout, name: str, kind: str, path: str, data: bytes) -> Component:

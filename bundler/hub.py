@@ -36,7 +36,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TRANSPORT = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)  # the HTTP library's own base class, and OSError
 _GARBLED = (ValueError, KeyError, TypeError, AttributeError)  # what the client raises for an answer of another form
-_FAILURES = (*_TRANSPORT, *_GARBLED)
+_FAILURES: tuple[type[Exception], ...] = (*_TRANSPORT, *_GARBLED)
 T = TypeVar("T")
 
 
@@ -127,7 +127,7 @@ class Hub:
             if isinstance(entry, RepoFile):
                 files.append(self._file(entry))
             if len(files) > MAX_FILES or count > MAX_ENTRIES:
-                raise UsageError(f"{self.what}: {self.repo} holds more than {MAX_FILES} files", hint="carry it in parts, from a local folder")
+                raise UsageError(f"{self.what}: {self.repo} holds more than {MAX_FILES} files", hint="carry parts of it from a folder")
         return files
 
     def _file(self, entry: RepoFile) -> HubFile:

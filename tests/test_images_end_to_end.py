@@ -12,6 +12,7 @@ from parts import bundles, images
 from parts import engine as engines
 from parts import registry as registries
 
+from airgap_images.bundle import unwrap
 from airgap_images.engine import DockerEngine, Image, docker_client
 from airgap_images.http import Client, Retry
 from airgap_images.layout import Layout
@@ -75,7 +76,10 @@ def carried(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 def test_what_the_registry_served_is_what_runs(running: engines.Running, docker: DockerEngine, carried: Carried) -> None:
     bundle = carried.proven()
     component = next(component for component in bundle.components if component.name == "server")
-    assert str(component.root.digest) == carried.digest
+    assert str(unwrap(bundle.layout, component.root).digest) == carried.digest == component.facts["digest"]
+    found = json.loads(images.tool("skopeo", "inspect", f"oci:{carried.folder}:server"))
+    assert found["Architecture"] == "amd64"
+    images.tool("skopeo", "copy", "--preserve-digests", f"oci:{carried.folder}:server", f"dir:{carried.folder.parent / 'dir'}")
     reference = component.facts["reference"]
     placed = docker.load(bundle.layout, component.root, (reference,))
     assert placed.id == carried.config

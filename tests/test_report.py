@@ -101,7 +101,7 @@ def hostile(assessment: Assessment) -> Assessment:
     results = (checks.CheckResult(HOSTILE, HOSTILE, None, (HOSTILE,), 1, (found,), (unread,)),)
     inventory = replace(proof.inventory, items=items, name=HOSTILE, platform=HOSTILE)
     statement = replace(proof.bundle.statement, tool=HOSTILE)
-    drift = Drift(HOSTILE, 4, ((HOSTILE, HOSTILE, HOSTILE),))
+    drift = Drift(HOSTILE, 3, ((HOSTILE, HOSTILE, HOSTILE),))
     proof = replace(
         proof,
         bundle=replace(proof.bundle, statement=statement),
@@ -116,7 +116,7 @@ def hostile(assessment: Assessment) -> Assessment:
 @pytest.mark.parametrize("kind", ["proved", "refused"])
 def test_no_name_can_break_the_page(bundle, kind):
     if kind == "proved":
-        plain, raw = evidence.assessed(bundle), html(hostile(evidence.assessed(bundle, drift=Drift("x", 4, (("a", "b", "c"),)))))
+        plain, raw = evidence.assessed(bundle), html(hostile(evidence.assessed(bundle, drift=Drift("x", 3, (("a", "b", "c"),)))))
         assert raw.count(b"alert(") > 60
         same = Page(raw).all("h3")
         assert len(same) == len(Page(html(plain)).all("h3"))
@@ -224,7 +224,7 @@ def test_the_page_names_signers_items_and_digests(bundle, page):
     [
         ({"drift": Drift(), "found": (), "memory": REMEMBERS}, "Proved", {"not older", "as installed", "nothing to examine"}),
         ({"memory": Memory()}, "Proved", {"not assessed", "not compared", "warnings"}),
-        ({"drift": Drift("differs", 4, (("changed", "a", "b"),)), "memory": REMEMBERS}, "Proved, with findings", {"differs"}),
+        ({"drift": Drift("differs", 3, (("changed", "a", "b"),)), "memory": REMEMBERS}, "Proved, with findings", {"differs"}),
         ({"drift": Drift("not compared", 5), "memory": REMEMBERS}, "Proved, partly not assessed", {"not compared"}),
     ],
 )

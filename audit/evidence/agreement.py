@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from airgap_images.bundle import unwrap
 from audit.evidence.item import Content
 from audit.verify.result import VerifiedBundle
 from manifests.lock import Lock, LockedComponent
@@ -72,11 +73,14 @@ def _differences(bundle: VerifiedBundle, locked: LockedComponent, content: Conte
 
 
 def _image(bundle: VerifiedBundle, locked: LockedComponent, content: Content) -> Iterator[str]:
-    if locked.root != content.component.root.digest.hex:
-        yield f"starts from manifest {content.component.root.digest.hex} in the index, {locked.root} in the lock"
+    root = content.component.root
+    image = unwrap(bundle.layout, root)
+    if locked.root != image.digest.hex:
+        yield f"starts from manifest {image.digest.hex} in the index, {locked.root} in the lock"
     carried = {(digest.hex, size) for digest, size in bundle.blobs}
     pinned = {(pin.sha256, pin.size) for pin in locked.files}
-    yield from _listed("not pinned by the lock", {digest for digest, _ in set(content.blobs) - pinned})
+    ours = {root.digest.hex} - {image.digest.hex}  # the index this tool wraps around Docker's own types
+    yield from _listed("not pinned by the lock", {digest for digest, _ in set(content.blobs) - pinned} - ours)
     yield from _listed("pinned by the lock and not carried", {digest for digest, _ in pinned - carried})
 
 

@@ -32,7 +32,7 @@ class Drift(Protocol):
 
     @property
     def exit_code(self) -> int:
-        """0 if it is as installed, 4 if it differs, 5 if something could not be compared."""
+        """0 if it is as installed, 3 if it differs, 5 if something could not be compared."""
 
     @property
     def notes(self) -> tuple[tuple[str, str, str], ...]:
@@ -85,11 +85,13 @@ class Assessment:
 
     @property
     def exit_code(self) -> Literal[0, 3, 4, 5]:
-        """Return 3 if refused, else 4 for findings, disagreement or drift, else 5 if something could not be assessed, else 0."""
+        """Return 3 if refused or drifted, else 4 for findings or disagreement, else 5 if something could not be assessed, else 0."""
         if self.proof is None:
             return 3
         codes = {self.proof.gate.exit_code, self.proof.drift.exit_code if self.proof.drift else 0}
-        if codes & {3, 4} or self.proof.inventory.disagreements:  # the exit codes of docs/commands.md
+        if 3 in codes:  # noqa: PLR2004 - the exit codes of docs/commands.md
+            return 3
+        if 4 in codes or self.proof.inventory.disagreements:  # noqa: PLR2004
             return 4
         return 5 if codes - {0} or self.proof.inventory.gaps or self.proof.inventory.unreadable else 0
 

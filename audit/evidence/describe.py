@@ -106,7 +106,7 @@ def _is_wheel(file: TreeFile) -> bool:
 def _image(content: Content) -> Item:
     reference = content.facts.get("ref", "").partition("@")[0]
     repository, tag = _split(reference)
-    digest = f"sha256:{content.component.root.digest.hex}"
+    digest = content.facts.get("digest") or f"sha256:{content.component.root.digest.hex}"
     usable = bool(_REPOSITORY.fullmatch(repository))
     name = repository.rsplit("/", 1)[-1] if usable else content.component.name
     qualifiers = {"repository_url": repository, "tag": tag} if usable else {}

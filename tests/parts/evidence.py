@@ -244,7 +244,7 @@ def refusing(error: AirgapError | None = None) -> Assessment:
 
 def golden(folder: Path) -> dict[str, bytes]:
     """Return the files of tests/golden/evidence as the code writes them now."""
-    drift = Drift("differs", 4, (("changed", "mini/config.json", "content is another"), ("missing", "docs/c.txt", "not there")))
+    drift = Drift("differs", 3, (("changed", "mini/config.json", "content is another"), ("missing", "docs/c.txt", "not there")))
     assessment = assessed(verified(rich(folder)), drift=drift)
     return {
         "verification.json": verification_json(assessment),

@@ -86,6 +86,7 @@ class Request:
     path: str
     headers: dict[str, str]
     sent: int = 0
+    body: bytes = b""
 
 
 class Server:
@@ -171,7 +172,7 @@ def _http(server: Server) -> ThreadingHTTPServer:
 def _answer(server: Server, handler: BaseHTTPRequestHandler) -> None:
     request = Request(handler.command, handler.path, {key.lower(): value for key, value in handler.headers.items()})
     server.requests.append(request)
-    handler.rfile.read(int(request.headers.get("content-length", 0)))
+    request.body = handler.rfile.read(int(request.headers.get("content-length", 0)))
     route = server.routes.get(urlsplit(handler.path).path)
     if route is None:
         _short(handler, 404, {}, b"no such route")
