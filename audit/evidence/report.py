@@ -59,7 +59,7 @@ class Group:
 
 def html(assessment: Assessment) -> bytes:
     """Return the report; the same assessment is always the same bytes."""
-    mood, verdict, meaning = WORDS[assessment.exit_code]
+    mood, verdict, meaning = WORDS[4 if assessment.proof and assessment.exit_code == 3 else assessment.exit_code]  # noqa: PLR2004 - drift
     proof = assessment.proof
     text = _environment().get_template("report.html.j2").render(
         assessment=assessment,
