@@ -17,7 +17,7 @@ from airgap_images.layout import Layout
 from airgap_images.oci import Descriptor
 from audit import sealed
 from audit.install.receipts import ImageReceipt, Receipt
-from audit.install.store import LEDGER, Store
+from audit.install.store import LEDGER, Store, remove
 from audit.install.trees import Damage
 from manifests.errors import AirgapError
 from manifests.lock import Name, Sha256
@@ -170,7 +170,9 @@ def _note(store: Store, root: Descriptor, own: Own | None) -> None:
     images = {digest: known for digest, known in _ledger(store).images.items() if digest != root.digest.hex}
     if own is not None:
         images[root.digest.hex] = own
-    if images != _ledger(store).images:
+    if not images:
+        remove(store.root / LEDGER)
+    elif images != _ledger(store).images:
         sealed.write(store.root / LEDGER, Ledger(images=images))
 
 
