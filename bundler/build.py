@@ -118,7 +118,9 @@ def _wants(lock: Lock, client: Client) -> Iterator[Want]:
     for component in lock.components:
         credentials = sources.load(component.kind).credentials(client)
         for pin in component.files:
-            yield Want(pin.url, Digest(pin.sha256), pin.size, f"{component.name}/{pin.path.rsplit('/', 1)[-1]}", credentials)
+            label = f"{component.name}/{pin.path.rsplit('/', 1)[-1]}"
+            accept = pin.media_type if pin.media_type in MANIFESTS | INDEXES else "*/*"
+            yield Want(pin.url, Digest(pin.sha256), pin.size, label, credentials, accept)
 
 
 def _component(layout: Layout, locked: LockedComponent) -> Component:

@@ -37,13 +37,17 @@ CHANGED = "put back the file that was locked, or lock again"
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """One file to have: ``url`` is http, https, or ``file:`` with a path relative to the lock's folder."""
+    """One file to have: ``url`` is http, https, or ``file:`` with a path relative to the lock's folder.
+
+    ``accept`` is the media type to ask for: a registry gives a manifest only to who names its type.
+    """
 
     url: str
     digest: Digest
     size: int
     label: str
     credentials: Credentials = field(default_factory=NoCredentials)
+    accept: str = "*/*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +270,7 @@ class _Run:
             try:
                 growing.rehash(lambda: self.sleep(0))
                 pinned = Pinned(self.client, growing, file.digest, file.size, self.hooks(meter))
-                pinned.fetch(want.url, want.credentials)
+                pinned.fetch(want.url, want.credentials, want.accept)
             except WrongBytesError:
                 meter.give_up()
                 if not have:

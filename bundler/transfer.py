@@ -66,8 +66,8 @@ class Pinned:
         self._sample: bytearray | None = None
         self._chunked = False
 
-    def fetch(self, url: str, credentials: Credentials) -> None:
-        """Fetch what is missing and store the file.
+    def fetch(self, url: str, credentials: Credentials, accept: str = "*/*") -> None:
+        """Fetch what is missing, as media type ``accept``, and store the file.
 
         Raises IntegrityError for a wrong size or digest, with the wrong bytes set aside; HttpError or TransferError when
         nothing more arrives.
@@ -76,7 +76,7 @@ class Pinned:
         while self._file.length < self._size:
             before = self._file.length
             try:
-                self._attempt(url, credentials)
+                self._attempt(url, credentials, accept)
             except _UnusableRangeError:
                 if not self._ranges:
                     message = f"{redacted(url)}: the server sends a part that was not asked for"
@@ -89,12 +89,18 @@ class Pinned:
             raise self._refused(url, f"content is sha256 {self._file.digest.hex}, expected {self._digest.hex}", WrongBytesError)
         self._file.keep(self._digest)
 
-    def _attempt(self, url: str, credentials: Credentials) -> None:
+    def _attempt(self, url: str, credentials: Credentials, accept: str) -> None:
         self._wrong_size = self._sample = None
         start = self._file.length if self._ranges else 0
         try:
             self._client.download(
-                url, self._take, start=start, credentials=credentials, on_answer=self._judge, cancelled=self._hooks.cancelled
+                url,
+                self._take,
+                start=start,
+                headers=(f"Accept: {accept}",),
+                credentials=credentials,
+                on_answer=self._judge,
+                cancelled=self._hooks.cancelled,
             )
         except HttpError as error:
             if error.status == RANGE_NOT_SATISFIABLE and start:

@@ -25,7 +25,7 @@ from audit.checks import Check, CheckResult, Finding, Gate, Subject, gate, run_a
 from audit.install import generations, images, receipts, space
 from audit.install.images import Engine
 from audit.install.receipts import Receipt
-from audit.install.store import POLICY, Store, locked, refusing
+from audit.install.store import POLICY, Store, locked, refusing, remove
 from audit.install.trees import Hashes, inode_of
 from audit.journal import Head
 from audit.verify import state
@@ -128,7 +128,8 @@ def install(
                 receipts.complete(store, now)
                 return _install(order, site)
         except AirgapError as error:
-            with contextlib.suppress(AirgapError):  # the reason matters more than that it could not be noted
+            with contextlib.suppress(AirgapError), refusing(store):  # the reason matters more than that it could not be noted
+                remove(store.new_generation)
                 journal.append(store.root, "install", "refused" if error.exit_code > 2 else "failed", _reasons(order, error), now=now)  # noqa: PLR2004
             raise
 

@@ -32,7 +32,7 @@ from bundler.sources import Context
 from bundler.sources.model import MAX_CARD, MAX_CONFIG, card_claims, config_claims
 from manifests.errors import AirgapError, IntegrityError, UsageError
 from manifests.lock import MAX_INLINE, Frozen, Inline, LockedComponent, Pin
-from manifests.paths import check_relative, printable
+from manifests.paths import check_disjoint, check_relative, printable
 
 MAX_IN_GIT = 1 << 30  # bytes of one file that is not stored outside of git; hubs refuse above 10 MB
 AT_ONCE = 8  # downloads of small files at once
@@ -124,6 +124,7 @@ def _snapshot(name: str, options: Options) -> Snapshot:
     files = tuple(file for file in listed if selection.wants(check_relative(file.path, f"{name}: {options.repo}")))
     if not files:
         raise UsageError(f"{name}: none of the {len(listed)} files of {options.repo} is selected", hint="check `include` and `exclude`")
+    check_disjoint(tuple(file.path for file in files), name)
     return Snapshot(hub, options.revision, revision, listed, files)
 
 

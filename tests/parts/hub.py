@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
@@ -40,11 +41,11 @@ class File:
     data: bytes
     large: bool
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         return hashlib.sha256(self.data).hexdigest()
 
-    @property
+    @cached_property
     def blob(self) -> str:
         raw = self.pointer if self.large else self.data
         return hashlib.sha1(b"blob %d\0" % len(raw) + raw).hexdigest()
@@ -89,6 +90,7 @@ class Hub:
         self.tokens: set[str] = set()
         self.repos: dict[str, Repo] = {}
         self.tamper: Callable[[str, Any], Any] = lambda _kind, value: value  # changes the JSON of an answer
+        self.listings: dict[int, list[dict[str, Any]]] = {}  # made once per commit
         self.swapped: dict[str, bytes] = {}  # other content for files in git, by path
 
     def __enter__(self) -> Self:
@@ -201,15 +203,22 @@ class Hub:
 
     def _tree(self, request: httpd.Request, repo: Repo, rest: str) -> Answer:
         revision = next((name for name in (*repo.commits, *repo.branches, *repo.tags) if f"{rest}/".startswith(f"{name}/")), rest)
-        files = repo.commits[repo.commit(revision)]
-        folders = sorted({path.rsplit("/", at)[0] for path in files for at in range(1, path.count("/") + 1)})
-        entries = [{"type": "directory", "oid": hashlib.sha1(path.encode()).hexdigest(), "size": 0, "path": path} for path in folders]
-        entries += [file.entry(path) for path, file in sorted(files.items())]
+        entries = self._entries(repo.commits[repo.commit(revision)])
         query = parse_qs(urlsplit(request.path).query)
         start = int(query.get("cursor", ["0"])[0])
         more = f"{self.endpoint}{urlsplit(request.path).path}?recursive=true&expand=false&cursor={start + self.page}"
         headers = {"Link": f'<{more}>; rel="next"'} if start + self.page < len(entries) else {}
         return _json(self.tamper("tree", entries[start : start + self.page]), headers=headers)
+
+    def _entries(self, files: dict[str, File]) -> list[dict[str, Any]]:
+        """Return folders and files of a commit as a listing has them."""
+        known = self.listings.get(id(files))
+        if known:
+            return known
+        folders = sorted({path.rsplit("/", at)[0] for path in files for at in range(1, path.count("/") + 1)})
+        entries = [{"type": "directory", "oid": hashlib.sha1(path.encode()).hexdigest(), "size": 0, "path": path} for path in folders]
+        entries += [file.entry(path) for path, file in sorted(files.items())]
+        return self.listings.setdefault(id(files), entries)
 
     def _resolve(self, request: httpd.Request, repo: Repo, rest: str, token: str) -> Answer:
         revision = next((name for name in (*repo.commits, *repo.branches, *repo.tags) if rest.startswith(f"{name}/")), rest.split("/")[0])
