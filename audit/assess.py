@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from pathlib import Path
 
 from audit import checks, drift
 from audit.evidence.assessment import Assessment, proved, refused
 from audit.install.images import Engine
 from audit.install.store import Store
-from audit.verify import state
 from audit.verify.trust import Memory
 from audit.verify.walk import Place, Watch, verify
 from manifests.errors import RefusedError
@@ -40,8 +38,3 @@ def assess(
     decided = checks.gate(results, Policy.parse(policy_raw).gates)
     found = drift.check(store.root, engine=engine, watch=watch) if store else None
     return proved(bundle, results, decided, memory=memory, drift=found, place=named, tool=tool, now=now)
-
-
-def memory_of(folder: Path | None, policy_raw: bytes) -> Memory | None:
-    """Return what the site in ``folder`` remembers of the policy's stream, None if no folder is named."""
-    return None if folder is None else state.load(folder, Policy.parse(policy_raw).stream)

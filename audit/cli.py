@@ -7,26 +7,35 @@ import os
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from airgap_images.oci import Digest
-from audit import assess, drift, inspect, journal, render
-from audit.evidence.write import write
-from audit.install import install as installing
-from audit.install import receipts, status, undo
-from audit.install.images import Engine
-from audit.install.receipts import Receipt
-from audit.install.store import POLICY, Store, locate
-from audit.terminal import Hashing, Json, Report, command, emit
+from audit.terminal import Hashing, Json, Report, command, emit, lazily
+from audit.verify import state as states
 from audit.verify.trust import Memory
 from audit.verify.walk import Place, verify
-from manifests import canonical, site
+from manifests import canonical
 from manifests.errors import UsageError
 from manifests.lock import read_bounded
 from manifests.policy import MAX_POLICY, Policy
-from manifests.site import Site
+
+if TYPE_CHECKING:
+    from audit import assess, drift, inspect, journal, render
+    from audit.evidence import write
+    from audit.install import install as installing
+    from audit.install import receipts, status, undo
+    from audit.install import store as stores
+    from audit.install.images import Engine
+    from manifests import site
+else:
+    assess, drift, inspect, journal, render, site = map(
+        lazily, ("audit.assess", "audit.drift", "audit.inspect", "audit.journal", "audit.render", "manifests.site")
+    )
+    installing, receipts, status, undo, stores, write = map(
+        lazily, (*(f"audit.install.{name}" for name in ("install", "receipts", "status", "undo", "store")), "audit.evidence.write")
+    )
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Prove, install and account for signed offline bundles.")
 journals = typer.Typer(no_args_is_help=True, help="The log of everything done to a store.")
@@ -49,7 +58,7 @@ def verify_(
     """Prove a bundle: who signed it, and that every byte is what they signed."""
     raw = read_bounded(policy, MAX_POLICY)
     place = _place(bundle, raw, digest)
-    memory = assess.memory_of(state or (None if place.whole else bundle), raw)
+    memory = _memory(state or (None if place.whole else bundle), raw)
     with Hashing("proving") as watch:
         return render.verified(verify(place, raw, memory=memory or Memory(), now=_now(now), watch=watch), memory)
 
@@ -111,14 +120,14 @@ def evidence_(
             place,
             raw,
             named=str(bundle or here.store),
-            memory=assess.memory_of(state or (here.store if installed else None), raw),
+            memory=_memory(state or (here.store if installed else None), raw),
             store=installed,
             engine=_engine(here) if installed else None,
             watch=watch,
             tool=("airgap-audit", _version()),
             now=_now(now),
         )
-    return render.evidence(found, write(out, found))
+    return render.evidence(found, write.write(out, found))
 
 
 @app.command("check")
@@ -181,7 +190,7 @@ def journal_verify(
     as_json: Json = False,
 ) -> Report:
     """Check the chain of the journal."""
-    return render.journal(journal.verify(Store.existing(_site(site_file, store).store).root, head=head))
+    return render.journal(journal.verify(stores.Store.existing(_site(site_file, store).store).root, head=head))
 
 
 @app.callback(invoke_without_command=True)
@@ -198,34 +207,39 @@ def main() -> None:
 
 def _place(bundle: Path, policy_raw: bytes, digest: str | None) -> Place:
     wanted = Digest(digest.removeprefix("sha256:")) if digest else None
-    return locate(bundle, stream=Policy.parse(policy_raw).stream, digest=wanted)
+    return stores.locate(bundle, stream=Policy.parse(policy_raw).stream, digest=wanted)
 
 
-def _assessed(bundle: Path | None, policy: Path | None, here: Site) -> tuple[Place, bytes, Store | None]:
+def _memory(folder: Path | None, policy_raw: bytes) -> Memory | None:
+    """Return what the site in ``folder`` remembers of the policy's stream, None if no folder is named."""
+    return None if folder is None else states.load(folder, Policy.parse(policy_raw).stream)
+
+
+def _assessed(bundle: Path | None, policy: Path | None, here: site.Site) -> tuple[Place, bytes, stores.Store | None]:
     """Return what evidence is about: the bundle named, or else the one that is installed, with its store."""
     raw = read_bounded(policy, MAX_POLICY) if policy else None
     if bundle is not None:
         if raw is None:
             raise UsageError("a bundle that is named needs --policy", hint="name the policy this site pins")
         return _place(bundle, raw, None), raw, None
-    store = Store.existing(here.store)
+    store = stores.Store.existing(here.store)
     digest = _current(store).digest
-    return store.place(digest), raw or read_bounded(store.bundle(digest) / POLICY, MAX_POLICY), store
+    return store.place(digest), raw or read_bounded(store.bundle(digest) / stores.POLICY, MAX_POLICY), store
 
 
-def _current(store: Store) -> Receipt:
+def _current(store: stores.Store) -> receipts.Receipt:
     number = store.current()
     if number is None:
         raise UsageError(f"{store.root}: nothing is installed", hint="`airgap-audit install` a bundle, or name a bundle and --policy")
     return receipts.read(store, number)
 
 
-def _site(file: Path | None, store: Path | None) -> Site:
-    here = site.load(file) if file else Site()
+def _site(file: Path | None, store: Path | None) -> site.Site:
+    here = site.load(file) if file else site.Site()
     return here.model_copy(update={"store": store.absolute()}) if store else here
 
 
-def _engine(here: Site) -> Engine | None:
+def _engine(here: site.Site) -> Engine | None:
     """Return the site's engine. Only here is engine code loaded, and only where the site names an engine."""
     if here.engine == "none":
         return None

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from audit import checks
-from audit.evidence.assessment import Assessment, Drift
-from audit.inspect import Contents
-from audit.install.install import Installed
-from audit.install.status import Status
-from audit.install.undo import Removed, RolledBack
-from audit.journal import Head
 from audit.terminal import Report, human, table
-from audit.verify.result import VerifiedBundle
-from audit.verify.trust import Memory
 from manifests import canonical
 from manifests.paths import printable
+
+if TYPE_CHECKING:
+    from audit.evidence.assessment import Assessment, Drift
+    from audit.inspect import Contents
+    from audit.install.install import Installed
+    from audit.install.status import Status
+    from audit.install.undo import Removed, RolledBack
+    from audit.journal import Head
+    from audit.verify.result import VerifiedBundle
+    from audit.verify.trust import Memory
 
 NO_STATE = "Rollback: no site state was consulted (name one with --state), so an older bundle than one accepted before would pass."
 FRESH = "Rollback: this site remembers nothing of the stream yet, so whether something newer was accepted elsewhere is unknown."

@@ -7,6 +7,7 @@ is one JSON document, an error too; nothing moves on a stderr that is no termina
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import os
 import sys
@@ -39,6 +40,20 @@ class Report:
     data: Mapping[str, Any]
     text: str
     exit_code: int = 0
+
+
+def lazily(name: str) -> Any:
+    """Return module ``name``, which is read at its first use: a command starts with what it needs and no more."""
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.loader is None:
+        raise ModuleNotFoundError(name)
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def command(function: Callable[P, Report]) -> Callable[P, None]:

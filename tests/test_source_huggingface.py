@@ -13,16 +13,14 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
+from parts import hub, models, placing
 
-from airgap_images.bundle import tree_files
 from airgap_images.http import Client, Retry
 from airgap_images.layout import Layout
-from bundler import build
 from bundler import hub as hub_client
 from bundler.sources import Context, huggingface
 from manifests.errors import IntegrityError, InvalidFileError, NetworkError, UsageError
-from manifests.lock import Lock, LockedComponent, Target
-from parts import hub, models
+from manifests.lock import LockedComponent, Target
 
 REPO = "acme/tiny"
 FOLDER = "models--acme--tiny"
@@ -52,16 +50,7 @@ class Desk:
         return huggingface.resolve("llm", None, huggingface.Options.model_validate({"repo": REPO} | options), context)
 
     def placed(self, component: LockedComponent) -> Path:
-        """Build a bundle of ``component`` and put its tree into a folder, as an installation does."""
-        lock = Lock(name="t", stream="s", intentSha256="0" * 64, components=(component,))
-        options = build.Options(self.folder, caches=(self.cache,))
-        made = build.build(lock, self.folder / "bundle", self.client, options)
-        layout, target = Layout(self.folder / "bundle"), self.folder / "placed"
-        root = next(part.root for part in made.components if part.name == "llm")
-        for file in tree_files(layout, root):
-            (target / file.path).parent.mkdir(parents=True, exist_ok=True)
-            layout.place(file.digest, file.size, target / file.path, "copy")
-        return target
+        return placing.placed(component, self.folder, self.client, self.cache)
 
 
 @pytest.fixture

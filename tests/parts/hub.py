@@ -26,7 +26,7 @@ DENIED = {"RepoNotFound": 404, "RevisionNotFound": 404, "EntryNotFound": 404, "G
 Answer = tuple[int, dict[str, str], bytes]
 
 
-class Denied(Exception):
+class DeniedError(Exception):
     """An error code of the hub."""
 
     def __init__(self, code: str, status: int | None = None, message: str = "") -> None:
@@ -76,7 +76,7 @@ class Repo:
     def commit(self, revision: str) -> str:
         found = self.branches.get(revision) or self.tags.get(revision) or (revision if revision in self.commits else None)
         if found is None:
-            raise Denied("RevisionNotFound")
+            raise DeniedError("RevisionNotFound")
         return found
 
 
@@ -129,7 +129,7 @@ class Hub:
     def _answer(self, request: httpd.Request) -> Answer:
         try:
             return self._dispatch(request, unquote(urlsplit(request.path).path))
-        except Denied as denied:
+        except DeniedError as denied:
             headers = {"X-Error-Code": denied.code, "X-Error-Message": denied.message}
             return _json({"error": denied.message}, denied.status, headers)
 
@@ -147,12 +147,12 @@ class Hub:
         found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/(.+)", path)
         if found:
             return self._resolve(request, self._repo(found[1], token), found[2], token)
-        raise Denied("EntryNotFound")
+        raise DeniedError("EntryNotFound")
 
     def _repo(self, name: str, token: str) -> Repo:
         repo = self.repos.get(name)
         if repo is None or (repo.private and token not in repo.readers):
-            raise Denied("RepoNotFound", 404 if token else 401)
+            raise DeniedError("RepoNotFound", 404 if token else 401)
         return repo
 
     def _api(self, request: httpd.Request, repo: Repo, verb: str, rest: str, token: str) -> Answer:
@@ -221,7 +221,8 @@ class Hub:
         return self.listings.setdefault(id(files), entries)
 
     def _resolve(self, request: httpd.Request, repo: Repo, rest: str, token: str) -> Answer:
-        revision = next((name for name in (*repo.commits, *repo.branches, *repo.tags) if rest.startswith(f"{name}/")), rest.split("/")[0])
+        names = (*repo.commits, *repo.branches, *repo.tags)
+        revision = next((name for name in names if rest.startswith(f"{name}/")), rest.split("/", 1)[0])
         commit, path = repo.commit(revision), rest[len(revision) + 1 :]
         _check_gate(repo, token)
         file = repo.commits[commit].get(path)
@@ -252,7 +253,7 @@ class _Fallback(dict[str, httpd.Route]):
 
 def _check_gate(repo: Repo, token: str) -> None:
     if repo.gated and token not in repo.readers:
-        raise Denied("GatedRepo", 403 if token else 401, f"Access to model {repo.name} is restricted.")
+        raise DeniedError("GatedRepo", 403 if token else 401, f"Access to model {repo.name} is restricted.")
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Answer:
