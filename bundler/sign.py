@@ -85,7 +85,8 @@ def _remove_torn(signatures: Path) -> None:
 
 
 def _present(folder: Path) -> tuple[tuple[str, Envelope], ...]:
-    if not (folder / "signatures").exists():
+    signatures = folder / "signatures"
+    if not signatures.exists() or (signatures.is_dir() and not any(signatures.iterdir())):  # empty: an interrupted first signing
         return ()
     return tuple((name, Envelope.parse(raw, name)) for name, raw in read_signatures(folder))
 

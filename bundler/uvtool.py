@@ -36,6 +36,7 @@ ORIGINS = ("--output-file", "origins.txt", "--no-deps", "--no-annotate", "--emit
 NO_ANSWER = 1  # uv's exit code when the requirements contradict each other
 NOISE = ("The requested Python version", "A managed Python download")  # about building, which is not done
 _LACKS_WHEEL = re.compile(r"Wheels are required for `([A-Za-z0-9._-]{1,200})`")
+_LACKS_SOURCE = re.compile(r"A source distribution is required for `([A-Za-z0-9._-]{1,200})`")
 _FROM_INDEX = re.compile(r"^([A-Za-z0-9._-]+)==\S+(?: ;[^\n]*)?\n    # from (\S+)$", re.MULTILINE)
 _STEP = re.compile(r"(?i:because)\s+(.*?),?\s+we can conclude that", re.DOTALL)
 _NETWORK = re.compile(r"sending request|Failed to (?:fetch|download)|Request failed|client error|HTTP status|timed out", re.IGNORECASE)
@@ -68,23 +69,39 @@ def solve(question: Question, what: str, environ: Mapping[str, str] = os.environ
 
     Raises UsageError if nothing satisfies the requirements, NetworkError if the index does not answer.
     """
-    if question.sdists:
-        run = _run(question, LOCK, what, environ)
-        if run.code:
-            raise _explained(run, question.target, what)
-        # The versions found with sources allowed stay, so that no wheel of an old release is preferred to them.
-        pins = tuple(f"{package.name}=={package.version}" for package in pylock.parse(run.text, what))
-        question = replace(question, constraints=(*question.constraints, *pins))
+    question = _anchored(question, what, environ)
     sdists: tuple[str, ...] = ()
     while True:
         run = _run(replace(question, sdists=sdists), LOCK, what, environ)
         if run.code == 0:
             notes = indexes(environ, question.folder).notes
             return Answer(run.text, notes + _warnings(run.words, built=bool(sdists)), sdists)
-        more = tuple(name for name in _without_wheel(run.words) if name in question.sdists and name not in sdists)
+        more = tuple(name for name in _named(_LACKS_WHEEL, run.words) if name in question.sdists and name not in sdists)
         if not more:
             raise _explained(run, question.target, what)
         sdists += more
+
+
+def _anchored(question: Question, what: str, environ: Mapping[str, str]) -> Question:
+    """Return ``question`` held to the versions found with sources allowed, so that no wheel of an old release is preferred to them."""
+    sdists = question.sdists
+    while sdists:
+        run = _run(replace(question, sdists=sdists), LOCK, what, environ)
+        if run.code == 0:
+            packages = pylock.parse(run.text, what)
+            return replace(question, constraints=(*question.constraints, *(_bound(package, sdists) for package in packages)))
+        only_wheels = _named(_LACKS_SOURCE, run.words)
+        if not set(only_wheels) & set(sdists):
+            raise _explained(run, question.target, what)
+        sdists = tuple(name for name in sdists if name not in only_wheels)
+    return question
+
+
+def _bound(package: pylock.Package, sdists: tuple[str, ...]) -> str:
+    """Return what holds a package to the version found; one found as source may be newer, if that has a wheel."""
+    if package.name in sdists:
+        return f"{package.name}>={package.version.split('+')[0]}"
+    return f"{package.name}=={package.version}"
 
 
 def where_from(question: Question, what: str, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -164,7 +181,7 @@ def _answer(path: Path, what: str) -> bytes:
 
 
 def _explained(run: _Run, target: PythonTarget, what: str) -> AirgapError:
-    missing = _without_wheel(run.words)
+    missing = _named(_LACKS_WHEEL, run.words)
     if run.code != NO_ANSWER:
         line = _line(run.words.removeprefix("error: "))
         if _NETWORK.search(run.words):
@@ -195,8 +212,8 @@ def _line(text: str) -> str:
     return printable(re.sub(r"\s+", " ", text).strip(), MAX_REASON)
 
 
-def _without_wheel(words: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(canonicalize_name(name) for name in _LACKS_WHEEL.findall(words)))
+def _named(pattern: re.Pattern[str], words: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(canonicalize_name(name) for name in pattern.findall(words)))
 
 
 def _warnings(words: str, *, built: bool) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """The Python a bundle is for: which wheels it takes, which it likes best, and how uv and markers call it.
 
-Rules: CPython on glibc only; a wheel fits if one of its tags does, the order of tags is pip's own (the ``packaging``
-library's); a wheel for an older glibc or an older stable interface fits, one for a newer does not.
+Rules: CPython on glibc only; a wheel fits if one of its tags does; a wheel for an older glibc or an older stable
+interface fits, one for a newer does not. The order of tags is pip's own (the ``packaging`` library's), but for the bare
+``linux`` tag, which promises no glibc and so comes last.
 """
 
 from __future__ import annotations

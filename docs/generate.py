@@ -23,7 +23,7 @@ EXIT_CODES = {
     0: "fine",
     1: "could not finish: disk, network, permissions, an engine that does not answer; run again when it is mended",
     2: "the command line, or a file the user wrote, is wrong",
-    3: "refused: bytes, signatures, freshness or policy",
+    3: "refused: bytes, signatures, freshness or policy; or what is installed is not what was installed",
     4: "a check found something that the gate refuses",
     5: "something could not be assessed, which is never the same as fine",
 }
@@ -34,7 +34,7 @@ Written by `docs/generate.py` from the commands themselves; do not edit. `make d
 `airgap-bundle` is for the connected side, `airgap-audit` for the isolated side. For both:
 
 - stdout carries the result and nothing else. Notes, warnings, progress and errors go to stderr.
-- With `--json` the result is one JSON document, and so is an error.
+- With `--json` the result is one JSON document, and so is an error. `schema` prints JSON in any case.
 - Progress bars appear after one second of work, and only where stderr is a terminal.
 - No question is asked where stdin is no terminal.
 - A command that was interrupted, or killed, goes on when it is run again.
@@ -44,6 +44,23 @@ Written by `docs/generate.py` from the commands themselves; do not edit. `make d
 | code | meaning |
 | --- | --- |
 """
+VARIABLES = (
+    ("`AIRGAP_CACHE`, else `XDG_CACHE_HOME`", "`airgap-bundle`", "where bytes read while locking are kept; `--cache` names another folder"),
+    ("`SSL_CERT_FILE`, `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE`", "`airgap-bundle`", "certificates to trust: the first that is set"),
+    ("`NETRC`", "`airgap-bundle`", "passwords for hosts; `~/.netrc` when not set"),
+    ("`HTTPS_PROXY`, `NO_PROXY` and their like", "libcurl, uv, the hub's client", "proxies"),
+    ("`HF_ENDPOINT`, `HF_TOKEN` and the client's others", "the hub's client", "which Hugging Face hub, and the token for it and no other"),
+    ("`UV_*`, `PIP_*` and both tools' configuration files", "uv", "which package index"),
+    ("`DOCKER_HOST`, `DOCKER_CERT_PATH`, `DOCKER_TLS_VERIFY`", "`airgap-audit`", "which engine, where the site's engine is `docker`"),
+)
+ENVIRONMENT = """
+## Environment
+
+Logins of image registries come from `~/.docker/config.json`.
+
+| variable | read by | for |
+| --- | --- | --- |
+"""
 
 
 def page() -> str:
@@ -52,7 +69,8 @@ def page() -> str:
     from bundler.cli import app as bundle  # noqa: PLC0415
 
     codes = "".join(f"| {code} | {meaning} |\n" for code, meaning in EXIT_CODES.items())
-    return INTRODUCTION + codes + section(bundle, "airgap-bundle") + section(audit, "airgap-audit")
+    variables = "".join(f"| {' | '.join(row)} |\n" for row in VARIABLES)
+    return INTRODUCTION + codes + ENVIRONMENT + variables + section(bundle, "airgap-bundle") + section(audit, "airgap-audit")
 
 
 def section(app: typer.Typer, name: str) -> str:

@@ -6,7 +6,6 @@ import errno
 import multiprocessing
 import os
 import resource
-import signal
 import stat
 import subprocess
 import sys
@@ -334,26 +333,26 @@ def test_a_medium_that_cannot_be_read_is_told_as_such(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def one_lock(path: str, ready, go) -> None:
+def one_lock(path: str, ready) -> None:
     with exclusive(Path(path), "the store"):
-        ready.set()
-        go.wait(30)
+        ready.send(True)
+        time.sleep(30)
 
 
 def test_a_lock_is_held_by_one_process_and_freed_when_it_dies(tmp_path):
-    ready, go = SPAWN.Event(), SPAWN.Event()
-    other = SPAWN.Process(target=one_lock, args=(str(tmp_path / "x" / "lock"), ready, go))
+    receive, send = SPAWN.Pipe(duplex=False)
+    other = SPAWN.Process(target=one_lock, args=(str(tmp_path / "x" / "lock"), send))
     other.start()
     try:
-        assert ready.wait(30)
+        assert receive.poll(30)
         with pytest.raises(SiteError, match="the store is in use by another process"), exclusive(tmp_path / "x" / "lock", "the store"):
             pass
-        os.kill(other.pid, signal.SIGKILL)
+        other.kill()
         other.join()
         with exclusive(tmp_path / "x" / "lock", "the store"):
             pass
     finally:
-        go.set()
+        other.kill()
         other.join()
 
 

@@ -1,75 +1,22 @@
-"""Kind ``python``: real uv against a real index, most of the time one on this machine with wheels made for the case."""
+"""Kind ``python``: real uv against a real index on this machine, with wheels made for the case."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-import uv
 from packaging.pylock import Pylock
-from parts import cli, placing, pyindex
+from parts import pyindex
+from parts.pydesk import Desk, base, text
 
-from airgap_images.http import Client, Retry
-from airgap_images.layout import Layout
-from bundler.sources import Context, python
+from bundler.sources import python
 from manifests.errors import AirgapError, IntegrityError, InvalidFileError, NetworkError, UsageError
-from manifests.lock import LockedComponent, Target
-
-HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
-
-
-@dataclass
-class Desk:
-    """A connected machine: its index, its store, its environment, and what was warned of."""
-
-    folder: Path
-    index: pyindex.Index | None = None
-    target: Target = field(default_factory=lambda: Target(python="3.12", manylinux="2_28"))
-    warnings: list[str] = field(default_factory=list)
-    environment: dict[str, str] = field(default_factory=dict)
-    uploaded_before: datetime | None = None
-
-    @property
-    def client(self) -> Client:
-        return Client(retry=Retry(attempts=2, first=0))
-
-    @property
-    def cache(self) -> Layout:
-        return Layout.create(self.folder / "cache")
-
-    def lock(self, *requirements: str, previous: LockedComponent | None = None, **options: object) -> LockedComponent:
-        context = Context(
-            folder=self.folder,
-            target=self.target,
-            previous=previous,
-            cache=self.cache,
-            client=self.client,
-            uploaded_before=self.uploaded_before,
-            warn=self.warnings.append,
-        )
-        given = python.Options.model_validate({"requirements": list(requirements)} | options)
-        return python.resolve("gw", "gateway", given, context, self.environment or os.environ)
-
-    def versions(self, *requirements: str, **options: object) -> dict[str, str]:
-        return dict(line.split(" ")[0].split("==") for line in text(self.lock(*requirements, **options)).splitlines())  # type: ignore[misc]
-
-
-def text(component: LockedComponent, name: str = "requirements.txt") -> str:
-    return next(inline.text for inline in component.inline if inline.path == name)
-
-
-def base(folder: Path) -> dict[str, str]:
-    """An environment that knows no index at all."""
-    return {"PATH": os.environ["PATH"], "HOME": str(folder), "UV_CACHE_DIR": str(folder / "uv"), "UV_HTTP_RETRIES": "0", "PIP_CONFIG_FILE": os.devnull}
+from manifests.lock import Target
 
 
 @pytest.fixture
@@ -78,15 +25,10 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
         yield Desk(tmp_path, index, environment=base(tmp_path) | {"UV_DEFAULT_INDEX": index.url})
 
 
-def add(desk: Desk, project: str, version: str, **options: object) -> None:
-    assert desk.index
-    desk.index.add(project, version, **options)  # type: ignore[arg-type]
-
-
 def test_the_whole_closure_is_pinned_by_address_size_and_hash(desk: Desk) -> None:
-    add(desk, "app", "1.0", requires=["lib>=2", "extra; sys_platform == 'win32'", "old; python_version < '3.12'"])
-    add(desk, "lib", "2.5")
-    add(desk, "lib", "1.0")
+    desk.add("app", "1.0", requires=["lib>=2", "extra; sys_platform == 'win32'", "old; python_version < '3.12'"])
+    desk.add("lib", "2.5")
+    desk.add("lib", "1.0")
     locked = desk.lock("app")
     assert desk.index
     assert [pin.path for pin in locked.files] == ["wheels/app-1.0-py3-none-any.whl", "wheels/lib-2.5-py3-none-any.whl"]
@@ -102,8 +44,8 @@ def test_the_whole_closure_is_pinned_by_address_size_and_hash(desk: Desk) -> Non
 
 
 def test_requirements_and_pylock_name_exactly_the_files_carried(desk: Desk) -> None:
-    add(desk, "zeta", "1.0+local.1")
-    add(desk, "App_Name", "1.0", requires=["zeta"])
+    desk.add("zeta", "1.0+local.1")
+    desk.add("App_Name", "1.0", requires=["zeta"])
     locked = desk.lock("app-name")
     hashes = {pin.path: pin.sha256 for pin in locked.files}
     assert text(locked) == (
@@ -141,22 +83,22 @@ def test_the_targets_python_decides_and_takes_the_wheel_pip_would(desk: Desk, ta
         "cp312-cp312-musllinux_1_2_x86_64",
         "cp312-cp312-win_amd64",
     )
-    add(desk, "app", "1.0", tags=tags)
+    desk.add("app", "1.0", tags=tags)
     desk.target = target
     assert [pin.path for pin in desk.lock("app").files] == [f"wheels/app-1.0-{tag}.whl"]
 
 
 def test_locking_again_gives_the_same_bytes_until_something_is_released(desk: Desk) -> None:
-    add(desk, "app", "1.0", requires=["lib"])
-    add(desk, "lib", "1.0")
+    desk.add("app", "1.0", requires=["lib"])
+    desk.add("lib", "1.0")
     first = desk.lock("app")
     assert desk.lock("app", previous=first).model_dump_json() == first.model_dump_json()
-    add(desk, "lib", "1.1")
+    desk.add("lib", "1.1")
     assert "lib==1.1" in text(desk.lock("app", previous=first))
 
 
 def test_no_byte_of_a_wheel_is_fetched_while_locking(desk: Desk) -> None:
-    add(desk, "app", "1.0", tags=("cp312-cp312-manylinux_2_17_x86_64",))
+    desk.add("app", "1.0", tags=("cp312-cp312-manylinux_2_17_x86_64",))
     desk.lock("app")
     assert desk.index
     assert desk.index.server.sent("/files/app-1.0-cp312-cp312-manylinux_2_17_x86_64.whl") == 0
@@ -167,7 +109,7 @@ def test_without_a_python_the_message_says_what_to_add(desk: Desk) -> None:
     with pytest.raises(UsageError, match="gw: for which Python is not said") as caught:
         desk.lock("app")
     assert caught.value.hint == 'add `python: "3.12"` to `target:`, or to this component'
-    add(desk, "app", "1.0", tags=("cp313-cp313-manylinux_2_31_x86_64",))
+    desk.add("app", "1.0", tags=("cp313-cp313-manylinux_2_31_x86_64",))
     assert desk.lock("app", python="3.13", manylinux="2_31").identity["platform"] == "manylinux_2_31_x86_64"
 
 
@@ -177,14 +119,15 @@ def test_a_glibc_older_than_any_wheel_is_refused(desk: Desk) -> None:
 
 
 def test_a_project_with_only_a_source_is_refused_and_none_of_its_code_runs(desk: Desk) -> None:
-    add(desk, "app", "1.0", requires=["native>=2"])
-    add(desk, "native", "2.0", tags=("cp312-cp312-manylinux_2_34_x86_64",), sdist=True, static=False)
+    desk.add("app", "1.0", requires=["native>=2"])
+    desk.add("native", "2.0", tags=("cp312-cp312-manylinux_2_34_x86_64",), sdist=True, static=False)
     ran = desk.folder / "ran"
     desk.environment |= {"RAN": str(ran)}
     with pytest.raises(UsageError) as caught:
         desk.lock("app")
     assert str(caught.value).startswith("gw: no usable wheel of native for CPython 3.12 on manylinux_2_28_x86_64: ")
-    assert "app==1.0 depends on native>=2" in str(caught.value)
+    assert "native==2.0 has no usable wheels" in str(caught.value)
+    assert "you require app" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.hint.endswith("or `allow_sdist: [native]`")
     assert "raise `target.manylinux`" in caught.value.hint
@@ -192,9 +135,9 @@ def test_a_project_with_only_a_source_is_refused_and_none_of_its_code_runs(desk:
 
 
 def test_an_allowed_source_travels_as_source_and_is_said(desk: Desk) -> None:
-    add(desk, "app", "1.0", requires=["native"])
-    add(desk, "native", "1.0")
-    add(desk, "native", "2.0", tags=(), sdist=True)
+    desk.add("app", "1.0", requires=["native"])
+    desk.add("native", "1.0")
+    desk.add("native", "2.0", tags=(), sdist=True)
     locked = desk.lock("app", allow_sdist=["Native", "app"])
     assert [pin.path for pin in locked.files] == ["wheels/app-1.0-py3-none-any.whl", "wheels/native-2.0.tar.gz"]
     assert locked.facts["sources"] == "native==2.0"
@@ -204,24 +147,40 @@ def test_an_allowed_source_travels_as_source_and_is_said(desk: Desk) -> None:
     assert "wheels" in packages["app"]
 
 
+def test_an_allowed_source_is_not_taken_where_a_newer_release_has_a_wheel(desk: Desk) -> None:
+    desk.add("app", "1.0", requires=["native"])
+    desk.add("native", "1.0", tags=(), sdist=True)
+    desk.add("native", "2.0")
+    assert [pin.path for pin in desk.lock("app", allow_sdist=["native"]).files][1] == "wheels/native-2.0-py3-none-any.whl"
+    assert desk.warnings == []
+
+
+def test_the_only_release_there_is_as_source_is_not_passed_over_for_an_older_dependent(desk: Desk) -> None:
+    desk.add("app", "1.0")
+    desk.add("app", "2.0", requires=["one", "two"])
+    for name in ("one", "two"):
+        desk.add(name, "1.0", tags=(), sdist=True)
+    assert desk.versions("app", allow_sdist=["one", "two"]) == {"app": "2.0", "one": "1.0", "two": "1.0"}
+
+
 def test_without_leave_an_old_wheel_is_taken_and_the_fall_back_is_said(desk: Desk) -> None:
-    add(desk, "native", "1.0")
-    add(desk, "native", "2.0", tags=("cp312-cp312-manylinux_2_34_x86_64",), sdist=True)
+    desk.add("native", "1.0")
+    desk.add("native", "2.0", tags=("cp312-cp312-manylinux_2_34_x86_64",), sdist=True)
     assert desk.versions("native") == {"native": "1.0"}
     said = "gw: native: resolved 1.0 though 2.0 exists: no wheel of it for CPython 3.12 on manylinux_2_28_x86_64"
     assert desk.warnings == [said]
 
 
 def test_a_newest_version_for_another_python_is_said(desk: Desk) -> None:
-    add(desk, "app", "1.0")
-    add(desk, "app", "2.0", python=">=3.13")
+    desk.add("app", "1.0")
+    desk.add("app", "2.0", python=">=3.13")
     assert desk.versions("app>=0.5") == {"app": "1.0"}
     assert desk.warnings == ["gw: app: resolved 1.0 though 2.0 exists: it wants Python >=3.13, the target is 3.12"]
 
 
 def test_a_newest_version_that_something_holds_back_is_said(desk: Desk) -> None:
-    add(desk, "app", "1.0")
-    add(desk, "app", "2.0", requires=["not-there"])
+    desk.add("app", "1.0")
+    desk.add("app", "2.0", requires=["not-there"])
     assert desk.versions("app") == {"app": "1.0"}
     assert "app: resolved 1.0 though 2.0 exists: something it requires cannot be met" in desk.warnings[0]
     with pytest.raises(UsageError, match="not-there was not found in the package registry"):
@@ -233,36 +192,35 @@ def test_a_newest_version_that_something_holds_back_is_said(desk: Desk) -> None:
     [("app==1.0", {}), ("app<2", {}), ("app", {"constraints": ["app<2"]}), ("app", {"overrides": ["app==1.0"]}), ("app==1.*", {})],
 )
 def test_a_version_that_was_not_wanted_is_no_fall_back(desk: Desk, requirement: str, options: dict[str, object]) -> None:
-    add(desk, "app", "1.0")
-    add(desk, "app", "2.0")
+    desk.add("app", "1.0")
+    desk.add("app", "2.0")
     assert desk.versions(requirement, **options) == {"app": "1.0"}
     assert desk.warnings == []
 
 
 def test_neither_a_preview_nor_a_yanked_release_is_missed(desk: Desk) -> None:
-    add(desk, "app", "1.0")
-    add(desk, "app", "2.0rc1")
-    add(desk, "app", "3.0", yanked="broken")
+    desk.add("app", "1.0")
+    desk.add("app", "2.0rc1")
+    desk.add("app", "3.0", yanked="broken")
     assert desk.versions("app") == {"app": "1.0"}
     assert desk.warnings == []
 
 
 def test_a_yanked_release_that_was_asked_for_is_said(desk: Desk) -> None:
-    add(desk, "app", "1.0", yanked="leaks memory")
+    desk.add("app", "1.0", yanked="leaks memory")
     desk.lock("app==1.0")
     assert desk.warnings == ['gw: `app==1.0` is yanked (reason: "leaks memory")']
 
 
 def test_contradicting_requirements_are_explained_in_one_line(desk: Desk) -> None:
-    add(desk, "app", "1.0", requires=["lib<2"])
-    add(desk, "lib", "1.0")
-    add(desk, "lib", "2.0")
+    desk.add("app", "1.0", requires=["lib<2"])
+    desk.add("lib", "1.0")
+    desk.add("lib", "2.0")
     with pytest.raises(UsageError) as caught:
         desk.lock("app", "lib>=2")
     message = str(caught.value)
     assert message.startswith("gw: no set of versions for CPython 3.12 on manylinux_2_28_x86_64 satisfies the requirements: ")
-    assert "app==1.0" in message
-    assert "lib<2" in message
+    assert "app depend on lib<2" in message
     assert "lib>=2" in message
     assert "\n" not in message
 
@@ -273,14 +231,14 @@ def test_an_unknown_project_is_named(desk: Desk) -> None:
 
 
 def test_overrides_replace_what_a_package_asks_for(desk: Desk) -> None:
-    add(desk, "app", "1.0", requires=["lib>=9"])
-    add(desk, "lib", "1.0")
+    desk.add("app", "1.0", requires=["lib>=9"])
+    desk.add("lib", "1.0")
     assert desk.versions("app", overrides=["lib>=1"]) == {"app": "1.0", "lib": "1.0"}
 
 
 def test_the_quarantine_holds_new_releases_back(desk: Desk) -> None:
-    add(desk, "app", "1.0", uploaded="2026-01-01T00:00:00Z")
-    add(desk, "app", "2.0", uploaded="2026-11-20T00:00:00Z")
+    desk.add("app", "1.0", uploaded="2026-01-01T00:00:00Z")
+    desk.add("app", "2.0", uploaded="2026-11-20T00:00:00Z")
     desk.uploaded_before = datetime(2026, 11, 17, tzinfo=UTC)
     assert desk.versions("app") == {"app": "1.0"}
     assert desk.warnings == []
@@ -328,17 +286,23 @@ def test_an_older_index_in_html_gives_the_same_but_for_what_it_does_not_say(tmp_
         }
         assert locked.files[0].evidence == {"index": index.url}
         assert desk.warnings == ["gw: app: resolved 1.0 though 2.0 exists: it wants Python >=3.13, the target is 3.12"]
-        heads = [request for request in index.server.requests if request.method == "HEAD"]
+        asked = len(_sizes_asked(index))
+        assert asked == 2
         assert desk.lock("app", previous=locked) == locked
-        assert [request for request in index.server.requests if request.method == "HEAD" and "metadata" not in request.path][len(heads) :] == []
+        assert len(_sizes_asked(index)) == asked
 
 
-def test_an_index_without_hashes_is_refused(tmp_path: Path) -> None:
+def _sizes_asked(index: pyindex.Index) -> list[str]:
+    ours = [request for request in index.server.requests if request.headers.get("user-agent", "").startswith("airgap-bundler/")]
+    return [request.path for request in ours if request.method == "HEAD"]
+
+
+def test_of_an_index_without_hashes_the_files_own_are_pinned(tmp_path: Path) -> None:
     with pyindex.Index(html=True, hashes=False) as index:
         index.add("app", "1.0")
         desk = Desk(tmp_path, index, environment=base(tmp_path) | {"UV_DEFAULT_INDEX": index.url})
-        with pytest.raises(UsageError, match=r"the index states no sha256 for app-1\.0-py3-none-any\.whl"):
-            desk.lock("app")
+        data = bytes(index.server.routes["/files/app-1.0-py3-none-any.whl"].body[:])
+        assert [pin.sha256 for pin in desk.lock("app").files] == [hashlib.sha256(data).hexdigest()]
 
 
 def test_an_index_in_a_folder_gives_file_pins_that_build(tmp_path: Path) -> None:
@@ -353,12 +317,12 @@ def test_an_index_in_a_folder_gives_file_pins_that_build(tmp_path: Path) -> None
     desk = Desk(tmp_path, environment=base(tmp_path) | {"UV_DEFAULT_INDEX": (tmp_path / "simple").as_uri()})
     locked = desk.lock("app")
     assert (locked.files[0].url, locked.files[0].size) == (f"file:{folder}/app-1.0-py3-none-any.whl", len(data))
-    assert (placing.placed(locked, tmp_path, desk.client, desk.cache) / locked.files[0].path).read_bytes() == data
+    assert (desk.placed(locked) / locked.files[0].path).read_bytes() == data
 
 
 def test_a_requirements_file_is_read_and_its_hashes_hold(desk: Desk) -> None:
-    add(desk, "app", "1.0")
-    add(desk, "lib", "1.0")
+    desk.add("app", "1.0")
+    desk.add("lib", "1.0")
     pins = {pin.path.split("/")[1].split("-")[0]: pin.sha256 for pin in desk.lock("app", "lib").files}
     file = desk.folder / "requirements.txt"
     file.write_text(f"# ours\napp==1.0 \\\n    --hash=sha256:{'0' * 64} \\\n    --hash=sha256:{pins['app']}\n\nlib  # any\n")
@@ -409,118 +373,6 @@ def test_a_requirements_file_outside_is_refused(desk: Desk) -> None:
 def test_options_are_checked_before_anyone_is_asked(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         python.Options.model_validate(options)
-
-
-def _installed(program: list[str], tree: Path, environment: Path) -> str:
-    """Make an environment and install into it inside a namespace without a network; return the versions found there."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
-    clean = {"PATH": os.environ["PATH"], "HOME": str(environment), "UV_CACHE_DIR": str(environment / "uv"), "PIP_CONFIG_FILE": os.devnull}
-    done = subprocess.run(
-        [*cli.NO_NETWORK, *program], cwd=tree, env=clean | {"VIRTUAL_ENV": str(environment)}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    ask = "import importlib.metadata as m; print(*sorted(f'{d.name}=={d.version}' for d in m.distributions()))"
-    return subprocess.run([environment / "bin" / "python", "-I", "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
-
-
-def _installers(environment: Path) -> dict[str, list[str]]:
-    interpreter = str(environment / "bin" / "python")
-    offline = ["--no-index", "--find-links", "wheels", "--require-hashes", "-r", "requirements.txt"]
-    return {
-        "pip": [sys.executable, "-m", "pip", "--python", interpreter, "install", *offline],
-        "uv": [uv.find_uv_bin(), "pip", "install", "--offline", "--python", interpreter, *offline],
-        "uv-pylock": [uv.find_uv_bin(), "pip", "sync", "--offline", "--no-index", "--python", interpreter, "pylock.toml"],
-    }
-
-
-@pytest.mark.parts
-@pytest.mark.parametrize("installer", ["pip", "uv", "uv-pylock"])
-def test_the_tree_installs_where_there_is_no_network(desk: Desk, installer: str) -> None:
-    cli.need_namespaces()
-    add(desk, "app", "1.0", requires=["lib"])
-    add(desk, "lib", "2.0")
-    locked = desk.lock("app", python=HERE)
-    tree = placing.placed(locked, desk.folder, desk.client, desk.cache)
-    environment = desk.folder / "venv"
-    assert _installed(_installers(environment)[installer], tree, environment) == "app==1.0 lib==2.0"
-
-
-@pytest.mark.parts
-@pytest.mark.parametrize("installer", ["pip", "uv", "uv-pylock"])
-def test_an_exchanged_wheel_does_not_install(desk: Desk, installer: str) -> None:
-    cli.need_namespaces()
-    add(desk, "app", "1.0")
-    tree = placing.placed(desk.lock("app", python=HERE), desk.folder, desk.client, desk.cache)
-    wheel = tree / "wheels" / "app-1.0-py3-none-any.whl"
-    wheel.chmod(0o644)
-    wheel.write_bytes(pyindex._wheel("app", "1.0", "py3-none-any", b"Metadata-Version: 2.1\nName: app\nVersion: 1.0\nSummary: other\n"))
-    environment = desk.folder / "venv"
-    with pytest.raises(AssertionError, match="(?i)hash|size|mismatch"):
-        _installed(_installers(environment)[installer], tree, environment)
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Desk:
-    """The package index this machine is configured for."""
-    return Desk(tmp_path, target=Target(python="3.12", manylinux="2_34"))
-
-
-def relevant(desk: Desk) -> list[str]:
-    return [warning for warning in desk.warnings if "pip's local folders" not in warning]
-
-
-@pytest.mark.network
-def test_a_gateway_of_a_hundred_packages(world: Desk) -> None:
-    world.target = Target(python="3.12", manylinux="2_28")
-    locked = world.lock("litellm[proxy]")
-    assert 80 < len(locked.files) < 180
-    assert all(pin.path.endswith(".whl") and pin.url.startswith("https://") and pin.size for pin in locked.files)
-    assert 100e6 < locked.size < 400e6
-    assert world.lock("litellm[proxy]", previous=locked).model_dump_json() == locked.model_dump_json()
-
-
-@pytest.mark.network
-def test_an_inference_server_with_its_gpu_libraries(world: Desk) -> None:
-    locked = world.lock("vllm==0.32.0")
-    assert 150 < len(locked.files) < 260
-    assert 3e9 < locked.size < 6e9
-    gpu = [pin for pin in locked.files if pin.path.startswith(("wheels/nvidia_", "wheels/cuda_"))]
-    assert sum(pin.size for pin in gpu) > 2e9
-    assert all(pin.path.endswith(".whl") for pin in locked.files)
-
-
-@pytest.mark.network
-def test_a_server_that_needs_a_newer_glibc_says_which_package(world: Desk) -> None:
-    world.target = Target(python="3.12", manylinux="2_28")
-    with pytest.raises(UsageError, match="no usable wheel of llguidance for CPython 3.12 on manylinux_2_28_x86_64: ") as caught:
-        world.lock("vllm==0.32.0")
-    assert "vllm==0.32.0 depends on llguidance" in str(caught.value)
-    assert "allow_sdist: [llguidance]" in caught.value.hint
-
-
-@pytest.mark.network
-def test_a_server_that_falls_back_to_an_old_release_says_so(world: Desk) -> None:
-    world.target = Target(python="3.12", manylinux="2_28")
-    world.lock("sglang")
-    said = [warning for warning in relevant(world) if warning.startswith("gw: sglang: resolved ")]
-    assert said
-    assert said[0].endswith("no wheel of it for CPython 3.12 on manylinux_2_28_x86_64")
-
-
-@pytest.mark.network
-def test_a_project_without_any_wheel_is_not_built(world: Desk) -> None:
-    with pytest.raises(UsageError, match="no usable wheel of tensorrt-llm"):
-        world.lock("tensorrt-llm")
-
-
-@pytest.mark.network
-@pytest.mark.parts
-def test_real_wheels_install_where_there_is_no_network(world: Desk) -> None:
-    cli.need_namespaces()
-    world.target = Target(python=HERE, manylinux="2_28")
-    tree = placing.placed(world.lock("jinja2"), world.folder, world.client, world.cache)
-    environment = world.folder / "venv"
-    assert "markupsafe==" in _installed(_installers(environment)["pip"], tree, environment).lower()
 
 
 def test_what_is_raised_is_always_one_of_ours(desk: Desk) -> None:

@@ -1,10 +1,11 @@
 """Kind ``python``: requirements become the whole closure of wheels for one Python on one platform.
 
-uv resolves, against the index this machine is configured for; every file is pinned by address, size and sha256. The
-target's Python decides, not the one that runs here: ``3.12`` means 3.12.0, the oldest of its line. Source distributions
-are refused unless ``allow_sdist`` names their project, for building one runs its code. Locking again resolves again:
-new releases move the lock, and without any it stays the same bytes. What was asked for but not had is said: a newest
-version without a wheel for the target, a yanked release.
+uv resolves, against the index this machine is configured for; every file is pinned by address, size and sha256: the
+index's, or, of an index that states none, that of the file uv read. The target's Python decides, not the one that runs
+here: ``3.12`` means 3.12.0, the oldest of its line. Source distributions are refused unless ``allow_sdist`` names their
+project, for building one runs its code. Locking again resolves again: new releases move the lock, and without any it
+stays the same bytes. What was asked for but not had is said: a newest version without a wheel for the target, a yanked
+release.
 
 The tree: ``wheels/`` beside a hash-pinned ``requirements.txt`` and a standard ``pylock.toml`` (PEP 751).
 """

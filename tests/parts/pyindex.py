@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any, Self
 
+from packaging.utils import canonicalize_name
 from parts import httpd
 
 UPLOADED = "2026-01-02T03:04:05Z"
@@ -85,6 +86,7 @@ class Index:
 
     def drop(self, project: str, version: str) -> None:
         """Take a release away."""
+        project = canonicalize_name(project)
         self.files[project] = [file for file in self.files[project] if f"-{version}" not in file["filename"]]
         self._list(project)
 
@@ -95,9 +97,10 @@ class Index:
         if filename.endswith(".whl"):
             self.server.serve(f"/files/{filename}.metadata", metadata, authorization=self.authorization)
             entry["core-metadata"] = {"sha256": hashlib.sha256(metadata).hexdigest()}
-        self.files.setdefault(project, []).append(entry)
+        self.files.setdefault(canonicalize_name(project), []).append(entry)
 
     def _list(self, project: str) -> None:
+        project = canonicalize_name(project)
         if self.html:
             body, kind = "".join(map(_anchor, self.files[project])).encode(), "text/html"
         else:
