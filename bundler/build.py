@@ -22,6 +22,7 @@ from airgap_images.bundle import (
     components,
     parse_index,
     strays,
+    tree_files,
     wrap,
     write_index,
     write_tree,
@@ -40,6 +41,7 @@ from manifests.paths import printable
 
 LOCK_COMPONENT = "airgap-lock"
 CHECKS_COMPONENT = "airgap-checks"
+ELSEWHERE = "build into a new folder (`--reuse` takes what this one has), or remove `signatures/` from this one to have it signed anew"
 LOCK_FILE = "bundle.lock.json"
 MODEL_FIELDS = {"license": "license", "architectures": "architecture", "torch_dtype": "precision", "commit": "revision"}
 
@@ -76,6 +78,7 @@ def build(lock: Lock, out: Path, client: Client, options: Options, watch: Watch 
     layout = Layout.create(out)
     with _alone(out):
         _remove_torn(layout)
+        _refuse_another(layout, lock)
         if options.paranoid:
             _drop_damaged(layout)
         fetched = fetch(
@@ -105,13 +108,29 @@ def _write(layout: Layout, lock: Lock, made: list[Component]) -> tuple[bytes, bo
     """Write the index and return it, and whether it is another than before; a signed one is never replaced by another."""
     before = _index_bytes(layout)
     annotations = {"airgap.bundle": lock.name, STREAM: lock.stream, "airgap.target.platform": lock.target.platform}
-    if before is not None and (layout.root / "signatures").exists():
+    if before is not None and _is_signed(layout):
         with _scratch(layout) as trial:
-            if write_index(trial, made, annotations) != before:
-                hint = "build into a new folder, or remove `signatures/` from this one to have it signed anew"
-                raise TrustError(f"{layout.root}: holds a signed bundle of another lock", hint=hint)
+            same = write_index(trial, made, annotations) == before
+        if not same:
+            _remove_unreferenced(layout, closure(layout, parse_index(before)))
+            raise TrustError(f"{layout.root}: holds a signed bundle that another version of this tool built", hint=ELSEWHERE)
     raw = write_index(layout, made, annotations)
     return raw, raw != before
+
+
+def _refuse_another(layout: Layout, lock: Lock) -> None:
+    """Refuse a folder whose signed bundle is of another lock, before anything in it is touched."""
+    raw = _index_bytes(layout)
+    if raw is None or not _is_signed(layout):
+        return
+    own = next((part for part in components(parse_index(raw)) if part.name == LOCK_COMPONENT), None)
+    held = {file.digest for file in tree_files(layout, own.root)} if own else set()
+    if held != {Digest.of(lock.to_bytes())}:
+        raise TrustError(f"{layout.root}: holds a signed bundle of another lock", hint=ELSEWHERE)
+
+
+def _is_signed(layout: Layout) -> bool:
+    return (layout.root / "signatures").exists()
 
 
 def _wants(lock: Lock, client: Client) -> Iterator[Want]:

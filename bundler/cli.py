@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from airgap_images.http import Client
 
+from airgap_images.http import Client
 from airgap_images.layout import Layout, exclusive, require_layout, write_atomic
 from airgap_images.oci import Digest
 from audit.terminal import Json, Report, Transfers, ask_secret, command, emit, note, warn

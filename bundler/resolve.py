@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from airgap_images.http import Client
-
 from airgap_images.layout import Layout
 from bundler import sources
 from bundler.sources import Context

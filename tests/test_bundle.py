@@ -10,17 +10,32 @@ import subprocess
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from parts import bundles
 
 from airgap_images import bundle as module
 from airgap_images.bundle import (
-    BUNDLE, MAX_LAYERS, MODEL, MODEL_CONFIG, MODEL_FILEPATH, TREE, Component, TreeFile, closure, component_descriptor, components, parse_index,
-    strays, sums, tree_files, write_index, write_tree,
+    BUNDLE,
+    MAX_LAYERS,
+    MODEL,
+    MODEL_CONFIG,
+    MODEL_FILEPATH,
+    TREE,
+    Component,
+    TreeFile,
+    closure,
+    component_descriptor,
+    components,
+    parse_index,
+    strays,
+    sums,
+    tree_files,
+    write_index,
+    write_tree,
 )  # fmt: skip
 from airgap_images.layout import OCI_LAYOUT, Layout
 from airgap_images.oci import IMAGE_INDEX, IMAGE_MANIFEST, MAX_MANIFEST, TITLE, Descriptor, Digest, Index, Manifest
 from manifests import canonical
 from manifests.errors import IntegrityError, InvalidFileError
-from parts import bundles
 
 HEX = "a" * 64
 GOLDEN = "71d08808c6c4880ac563e8424a503b2623b98d5eb6ebd96697b57b84cd96dd11"

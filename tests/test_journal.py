@@ -175,7 +175,7 @@ def test_a_file_with_no_line_end_in_reach_is_not_taken_for_a_torn_line(tmp_path)
 
 
 def test_details_are_bounded_and_cannot_break_the_form(tmp_path):
-    hostile = "\n{\"sequence\":9}\r\x1b[31m\u2028" + "\N{GRINNING FACE}" * 10_000
+    hostile = '\n{"sequence":9}\r\x1b[31m\u2028' + "\N{GRINNING FACE}" * 10_000
     details = {f"key{at}": hostile for at in range(journal.MAX_DETAILS)}
     journal.append(tmp_path, "x", "done", details, now=NOW)
     (entry,) = journal.entries(tmp_path)

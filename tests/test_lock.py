@@ -211,8 +211,8 @@ def test_a_diff_reads_well():
         f"~ docs: identity tree sha256:{C} -> sha256:{B}",
         f"~ docs: file a/ä.md 3 bytes sha256:{C} -> 4 bytes sha256:{B}",
         f"+ docs: file new.md 1 bytes sha256:{C}",
-        f"~ docs: file requirements.txt 5 bytes sha256:{digest('a==1')}, written while locking -> "
-        f"5 bytes sha256:{digest('a==2')}, written while locking",
+        (f"~ docs: file requirements.txt 5 bytes sha256:{digest('a==1')}, written while locking -> "
+        f"5 bytes sha256:{digest('a==2')}, written while locking"),
         "+ extra: component of kind url, 1 files, 9 bytes",
         "- img: component of kind image",
     ]

@@ -9,7 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airgap_images.oci import (
-    DOCKER_LIST, DOCKER_MANIFEST, EMPTY_JSON, IMAGE_INDEX, IMAGE_MANIFEST, MAX_BLOB, MAX_MANIFEST, Descriptor, Digest, Index, Manifest, parse_document,
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    EMPTY_JSON,
+    IMAGE_INDEX,
+    IMAGE_MANIFEST,
+    MAX_BLOB,
+    MAX_MANIFEST,
+    Descriptor,
+    Digest,
+    Index,
+    Manifest,
+    parse_document,
 )  # fmt: skip
 from manifests.errors import AirgapError, IntegrityError, InvalidFileError
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from parts import bundles
+from parts.bundles import NOW, terms
 
 from bundler import keys, sign
 from manifests.errors import IntegrityError, InvalidFileError, TrustError, UsageError
 from manifests.statement import Envelope, Statement
-from parts import bundles
-from parts.bundles import NOW, terms
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parts import bundles
+from parts.bundles import NOW, STREAM
 
 from audit.verify.trust import CLOCK_SKEW, Judgement, Memory, judge
 from bundler import keys
@@ -22,8 +24,6 @@ from manifests import canonical, statement
 from manifests.errors import AirgapError, InvalidFileError, RefusedError
 from manifests.policy import Policy
 from manifests.statement import Envelope, hint
-from parts import bundles
-from parts.bundles import NOW, STREAM
 
 ROOT, SUMS = "a" * 64, "b" * 64
 SUBJECTS = (("index.json", ROOT), ("SHA256SUMS", SUMS))

@@ -13,6 +13,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from parts import bundles
+from parts.bundles import NOW, terms
 
 from airgap_images.bundle import Component, TreeFile, component_descriptor, write_index, write_tree
 from airgap_images.layout import Layout
@@ -24,8 +26,6 @@ from bundler import sign
 from manifests import canonical
 from manifests.errors import InvalidFileError, RefusedError, SiteError
 from manifests.policy import Policy
-from parts import bundles
-from parts.bundles import NOW, terms
 
 SMALL = ("index.json", "SHA256SUMS", "oci-layout", "signatures/alice.sigstore.json")
 
@@ -319,7 +319,7 @@ def test_a_store_may_hold_more_than_one_bundle(tmp_path, who):
 
 
 def test_a_revoked_blob_is_refused_by_name(folder, who):
-    digest = sorted((folder / "blobs/sha256").iterdir())[0].name
+    digest = min((folder / "blobs/sha256").iterdir()).name
     value = who.policy.model_dump(mode="json")
     value["revoked"]["blobs"] = [digest]
     assert refused(folder, who, policy_raw=Policy.parse(canonical.compact(value)).to_bytes()) == [f"blobs/sha256/{digest}: revoked by the policy"]

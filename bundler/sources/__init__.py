@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from airgap_images.http import Client, Credentials
-
 from airgap_images.layout import Layout
 from manifests.errors import InvalidFileError
 from manifests.lock import Frozen, LockedComponent, Target

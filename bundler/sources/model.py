@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from airgap_images.http import Client, Credentials, NoCredentials
 from pydantic import Field
 
+from airgap_images.http import Client, Credentials, NoCredentials
 from airgap_images.layout import read_regular
 from bundler.folder import Selection, locate, pin_path, tree_digest
 from bundler.sources import Context

@@ -6,9 +6,9 @@ so that a file changed after locking is refused at the build.
 
 from __future__ import annotations
 
-from airgap_images.http import Client, Credentials, NoCredentials
 from pydantic import Field
 
+from airgap_images.http import Client, Credentials, NoCredentials
 from bundler.folder import Selection, pin_path, tree_digest
 from bundler.sources import Context
 from manifests.lock import Frozen, LockedComponent

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from urllib.parse import unquote, urlsplit
 
-from airgap_images.http import Client, Credentials, NoCredentials
 from pydantic import Field
 
+from airgap_images.http import Client, Credentials, NoCredentials
 from airgap_images.oci import MAX_BLOB
 from bundler.fetch import Silent, fetch_unpinned
 from bundler.sources import Context

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from parts import bundles
+
 from airgap_images.bundle import Component, TreeFile, component_descriptor, write_index, write_tree
 from airgap_images.layout import Layout
 from airgap_images.oci import IMAGE_MANIFEST, Descriptor, Manifest
@@ -22,7 +24,6 @@ from bundler import sign
 from manifests import canonical
 from manifests.errors import SiteError
 from manifests.site import Site as HomeSite
-from parts import bundles
 
 NOW = bundles.NOW
 REFERENCE = "registry.example.org/team/tool:1.0"
