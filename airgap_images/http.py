@@ -81,6 +81,7 @@ MAY_PASS = frozenset(
     }
 )
 BAD_CERTIFICATE = frozenset({pycurl.E_PEER_FAILED_VERIFICATION, pycurl.E_SSL_CACERT_BADFILE})
+BY_CALLBACK = frozenset({pycurl.E_ABORTED_BY_CALLBACK, pycurl.E_WRITE_ERROR})
 
 Sink = Callable[[bytes], int | None]
 
@@ -290,6 +291,8 @@ class _Exchange:
         if self._error is not None or self._enough:
             return
         code, text = _reason(error)
+        if code in BY_CALLBACK:  # a signal came before the callback could catch it; older pycurl prints it and goes on
+            raise KeyboardInterrupt from None
         name, said = redacted(self._address.url), printable(text) or f"libcurl error {code}"
         if code in BAD_CERTIFICATE:
             raise TransferError(f"{name}: {said}", hint="name a file with the certificate of the issuing CA in SSL_CERT_FILE") from None
@@ -318,10 +321,15 @@ class _Exchange:
         try:
             if self._sink is None:
                 self._sink = self._opened()
-            return self._sink(chunk)
+            return self._taken(chunk, self._sink(chunk))
         except BaseException as error:  # noqa: BLE001 - a callback cannot raise through libcurl; `finished` raises it
             self._error = error
             return -1
+
+    def _taken(self, chunk: bytes, count: int | None) -> int | None:
+        if count not in {None, len(chunk)} and not self._enough:
+            raise TransferError(f"{redacted(self._address.url)}: the receiver took {count} of {len(chunk)} bytes", hint="report this")
+        return count
 
     def _moment(self, *_counts: int) -> int:
         if self._request.cancelled() and self._error is None:

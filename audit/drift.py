@@ -22,8 +22,8 @@ from audit.install import generations, images, receipts
 from audit.install.images import Engine
 from audit.install.receipts import Receipt
 from audit.install.status import interrupted
-from audit.install.store import CURRENT, Store, is_folder, names, refusing
-from audit.install.trees import READ_ONLY, Damage, Hashes, Kind, Standing, type_name
+from audit.install.store import CURRENT, FOLDERS, OPEN, Store, is_folder, names, refusing
+from audit.install.trees import READ_ONLY, Damage, Hashes, Kind, Standing, access, type_name
 from audit.journal import Entry, Head
 from audit.sealed import LEFTOVER
 from audit.verify import state
@@ -99,6 +99,7 @@ def check(folder: Path, *, engine: Engine | None = None, watch: Watch | None = N
     note = _Notebook(watch or Silent())
     with refusing(store):
         number = _current(store, note)
+        _folders(store, note)
         _journal(store, note)
         receipt = _receipt(store, number, note)
         _memory(state_folder or store.root, store, note)
@@ -122,6 +123,17 @@ def _current(store: Store, note: _Notebook) -> int | None:
     elif number is None:
         raise SiteError(f"{store.root}: nothing is installed", hint="`airgap-audit install` a bundle")
     return number
+
+
+def _folders(store: Store, note: _Notebook) -> None:
+    """Find parts of the store that others may write, or that are no longer what they were made as."""
+    owner = os.lstat(store.root).st_uid
+    for name in ("", *FOLDERS):
+        path = store.root / name
+        if is_folder(path):
+            note.add(access(f"{name}/", os.lstat(path), owner, OPEN))
+        elif os.path.lexists(path):
+            note.wrong("wrong type", name, f"{type_name(os.lstat(path).st_mode)}, expected a folder")
 
 
 def _journal(store: Store, note: _Notebook) -> None:
@@ -241,6 +253,7 @@ def _blobs(store: Store, receipt: Receipt | None, note: _Notebook) -> Iterator[S
         note.wrong("missing", folder, "is no folder")
         return
     found: set[str] = set()
+    owner = os.lstat(store.root).st_uid
     for name, info in store.layout.blobs():
         place = f"{folder}/{name}"
         try:
@@ -253,8 +266,7 @@ def _blobs(store: Store, receipt: Receipt | None, note: _Notebook) -> Iterator[S
         if not stat.S_ISREG(info.st_mode):
             note.wrong("wrong type", place, f"{type_name(info.st_mode)}, expected a regular file")
             continue
-        if stat.S_IMODE(info.st_mode) != READ_ONLY:
-            note.wrong("mode", place, f"mode is {stat.S_IMODE(info.st_mode):04o}, expected {READ_ONLY:04o}")
+        note.add(access(place, info, owner, READ_ONLY))
         yield Standing(place, store.layout.path(digest), digest, info.st_size, (info.st_dev, info.st_ino))
     if receipt:
         _missing_blobs(store, receipt, found, note)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from airgap_images.http import Client, Credentials, HttpError, NoCredentials, TransferError, redacted
-from airgap_images.layout import PARTIAL, Layout, open_regular
+from airgap_images.layout import PARTIAL, Layout, disk, open_regular
 from airgap_images.oci import MAX_BLOB, Digest
 from bundler.partial import hold
 from bundler.transfer import Hooks, Pinned, Unpinned, WrongBytesError
@@ -116,7 +116,7 @@ def fetch_unpinned(
     meter = Meter(watch, label, 0)
     meter.start(0)
     try:
-        with _disk_errors(label), hold(cache, name, run.look_again) as growing:
+        with disk(printable(label)), hold(cache, name, run.look_again) as growing:
             Unpinned(client, url, growing, run.room(url, limit), run.hooks(meter)).fetch(credentials)
             digest, size = growing.digest, growing.length
             growing.keep(digest)
@@ -143,7 +143,7 @@ class _Run:
         if self.failed.is_set():
             return None
         try:
-            with _disk_errors(file.label):
+            with disk(printable(file.label)):
                 return self._copied(file) or self._downloaded(file)
         except BaseException:
             self.failed.set()
@@ -335,18 +335,9 @@ def _summary(failures: list[AirgapError], unbegun: int) -> AirgapError:
 
 
 def _require_space(root: Path, need: int) -> None:
-    disk = os.statvfs(root)
-    free = disk.f_bavail * disk.f_frsize
+    there = os.statvfs(root)
+    free = there.f_bavail * there.f_frsize
     if need + MARGIN > free:
         missing = need + MARGIN - free
         message = f"{root}: {need} bytes to store and {MARGIN} to spare, but {free} are free: {missing} bytes are missing"
         raise SiteError(message, hint="free that much, or choose a folder on a larger disk")
-
-
-@contextlib.contextmanager
-def _disk_errors(label: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        hint = "check space and permissions, then run again; what arrived is kept"
-        raise SiteError(f"{printable(label)}: cannot store: {error.strerror}", hint=hint) from None

@@ -28,6 +28,7 @@ from airgap_images.oci import MAX_BLOB
 from manifests.errors import AirgapError, InvalidFileError, NetworkError, UsageError
 from manifests.paths import printable
 
+TIMEOUT = 60  # seconds for the first answer
 MAX_FILES = 100_000
 MAX_ENTRIES = 2 * MAX_FILES  # folders are listed too
 MAX_NAMES = 12  # revisions named in a hint
@@ -90,7 +91,7 @@ class Hub:
 
     def revision(self, name: str) -> Revision:
         """Return what revision ``name`` is; raises UsageError if there is no such model or revision, NetworkError if it may not be read."""
-        info: ModelInfo = self._asked(lambda: self._api.model_info(self.repo, revision=name), name)
+        info: ModelInfo = self._asked(lambda: self._api.model_info(self.repo, revision=name, timeout=TIMEOUT), name)
         if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
             raise self._garbled("it names no commit")
         if info.gated:

@@ -190,6 +190,11 @@ def test_what_a_sink_raises_comes_out(server, client) -> None:
     assert client.get(server.serve("/b", b"x"), limit=1).body == b"x"  # the handle is fit for use
 
 
+def test_a_sink_that_does_not_take_all_ends_the_transfer(server, client) -> None:
+    with pytest.raises(TransferError, match="took 1 of 5 bytes"):
+        client.download(server.serve("/a", b"12345"), lambda _: 1)
+
+
 def test_a_download_is_one_attempt(server, client) -> None:
     url = server.serve("/a", httpd.Pattern(1_000_000), drop_after=300_000)
     with pytest.raises(TransferError) as caught:

@@ -6,66 +6,28 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
-from parts import hub, models, placing
+from parts import cli, hub
+from parts.hubdesk import FILES, FOLDER, REPO, SMALL, Desk, connected
 
-from airgap_images.http import Client, Retry
-from airgap_images.layout import Layout
-from bundler import hub as hub_client
-from bundler.sources import Context, huggingface
-from manifests.errors import IntegrityError, InvalidFileError, NetworkError, UsageError
-from manifests.lock import LockedComponent, Target
-
-REPO = "acme/tiny"
-FOLDER = "models--acme--tiny"
-FILES = models.llama()
-SMALL = {path for path in FILES if not path.endswith(".safetensors")}
-
-
-@dataclass
-class Desk:
-    """A hub, the store of a connected machine, and what was warned of."""
-
-    server: hub.Hub
-    folder: Path
-    warnings: list[str] = field(default_factory=list)
-    cache_name: str = "cache"
-
-    @property
-    def client(self) -> Client:
-        return Client(retry=Retry(attempts=1))
-
-    @property
-    def cache(self) -> Layout:
-        return Layout.create(self.folder / self.cache_name)
-
-    def lock(self, *, previous: LockedComponent | None = None, **options: object) -> LockedComponent:
-        context = Context(self.folder, Target(), previous, self.cache, self.client, None, self.warnings.append)
-        return huggingface.resolve("llm", None, huggingface.Options.model_validate({"repo": REPO} | options), context)
-
-    def placed(self, component: LockedComponent) -> Path:
-        return placing.placed(component, self.folder, self.client, self.cache)
+from bundler.sources import huggingface
+from manifests.errors import InvalidFileError, NetworkError, UsageError
 
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    with hub.Hub(page=4) as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.endpoint + "/{repo_id}/resolve/{revision}/{filename}")
-        yield Desk(server, tmp_path)
+    with connected(tmp_path, monkeypatch) as made:
+        yield made
 
 
 def offline(cache: Path, program: str) -> str:
-    """Run ``program`` with the real client, its network switched off, the cache read-only."""
+    """Run ``program`` with the real client, told to stay offline, on the cache at ``cache``."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     environment |= {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, timeout=60)
@@ -294,81 +256,6 @@ def test_a_renamed_model_is_said(desk: Desk) -> None:
     assert desk.warnings == ["llm: the hub answers for acme/tiny with other/name; the model may have been renamed"]
 
 
-def test_other_bytes_than_the_git_blob_are_refused(desk: Desk) -> None:
-    desk.server.publish(REPO, FILES)
-    desk.server.swapped["config.json"] = FILES["config.json"].replace(b"llama", b"lIama")
-    with pytest.raises(IntegrityError, match=r"llm: config\.json: came as git blob [0-9a-f]{40} of"):
-        desk.lock()
-
-
-def test_more_bytes_than_listed_are_not_taken(desk: Desk) -> None:
-    desk.server.publish(REPO, FILES)
-    desk.server.swapped["config.json"] = b" " * 5_000_000
-    with pytest.raises(IntegrityError, match="larger than"):
-        desk.lock()
-
-
-def test_a_configuration_that_cannot_be_read_is_carried_and_said(desk: Desk) -> None:
-    desk.server.publish(REPO, FILES | {"config.json": b"{not json"})
-    assert "architectures" not in desk.lock().facts
-    assert desk.warnings[0].startswith("llm: what config.json says is not recorded: llm: config.json: not valid JSON")
-
-
-def _entry(**changes: object) -> object:
-    def tamper(kind: str, value: list[dict[str, object]]) -> object:
-        return [entry | changes if entry["path"] == "config.json" else entry for entry in value] if kind == "tree" else value
-
-    return tamper
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        ({"path": "../../etc/passwd"}, InvalidFileError, "path '../../etc/passwd' is absolute or has"),
-        ({"path": "/etc/passwd"}, InvalidFileError, "is absolute or has"),
-        ({"path": "a\x1b[2Jb"}, InvalidFileError, "control character"),
-        ({"path": "README.MD"}, InvalidFileError, "are one path on some systems"),
-        ({"path": 7}, NetworkError, "lacks a size or a digest"),
-        ({"size": -1}, NetworkError, "lacks a size or a digest"),
-        ({"size": "12"}, NetworkError, "lacks a size or a digest"),
-        ({"size": 1 << 60}, NetworkError, "lacks a size or a digest"),
-        ({"size": 2 << 30}, UsageError, "bytes in git, at most"),
-        ({"oid": "../x"}, NetworkError, "lacks a size or a digest"),
-        ({"lfs": {"oid": "zz", "size": 3, "pointerSize": 1}}, NetworkError, "lacks a size or a digest"),
-        ({"lfs": 3}, NetworkError, "does not answer as a hub does"),
-    ],
-)
-def test_what_the_hub_lists_is_not_believed(desk: Desk, changes: dict[str, object], error: type[Exception], message: str) -> None:
-    desk.server.publish(REPO, FILES)
-    desk.server.tamper = _entry(**changes)  # type: ignore[assignment]
-    with pytest.raises(error, match=message):
-        desk.lock()
-
-
-@pytest.mark.parametrize(
-    "value", [{"id": REPO}, {"id": REPO, "sha": "../../x"}, {"id": REPO, "sha": None}, [], "x", {"sha": "0" * 40}, {"id": 1, "siblings": 3}]
-)
-def test_an_answer_of_another_form_is_one_clear_message(desk: Desk, value: object) -> None:
-    desk.server.publish(REPO, FILES)
-    desk.server.tamper = lambda _kind, _value: value
-    with pytest.raises(NetworkError, match="does not answer as a hub does"):
-        desk.lock()
-
-
-def test_a_listing_without_end_is_cut_off(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_client, "MAX_FILES", 20)
-    desk.server.publish(REPO, {f"{at}.txt": b"x" for at in range(40)})
-    with pytest.raises(UsageError, match="holds more than 20 files"):
-        desk.lock()
-
-
-def test_a_listing_too_long_for_one_inline_file_is_left_out_and_said(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface, "MAX_INLINE", 300)
-    desk.server.publish(REPO, FILES)
-    assert [inline.path for inline in desk.lock().inline] == [f"{FOLDER}/refs/main"]
-    assert "will not notice missing ones" in desk.warnings[0]
-
-
 def test_a_hub_that_is_away_is_a_network_error(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(NetworkError, match=r"llm: http://127\.0\.0\.1:9: "):
@@ -379,6 +266,29 @@ def test_a_client_told_to_stay_offline_says_so(desk: Desk, monkeypatch: pytest.M
     monkeypatch.setattr("huggingface_hub.utils._http.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UsageError, match="HF_HUB_OFFLINE is set"):
         desk.lock()
+
+
+def test_a_lock_killed_half_way_ends_the_same_when_run_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = desk.server.publish(REPO, FILES)
+    monkeypatch.setenv("HF_ENDPOINT", desk.server.endpoint)
+    here = cli.Desk(desk.folder)
+    here.write_intent(f"name: llm, kind: huggingface, repo: {REPO}")
+    slow = f"/{REPO}/resolve/{commit}/tokenizer.json"
+    desk.server.api.serve(slow, FILES["tokenizer.json"], stall_after=1000)
+    killed = here.start("bundle", "lock", "bundle.yaml")
+    until = time.monotonic() + 30
+    while desk.server.api.sent(slow) < 1000 and time.monotonic() < until:
+        time.sleep(0.02)
+    killed.kill()
+    killed.wait()
+    assert not (desk.folder / "bundle.lock.json").exists()
+    del desk.server.api.routes[slow]
+    here.bundle("lock", "bundle.yaml")
+    other = cli.Desk(desk.folder / "other")
+    other.folder.mkdir()
+    other.write_intent(f"name: llm, kind: huggingface, repo: {REPO}")
+    other.bundle("lock", "bundle.yaml")
+    assert (desk.folder / "bundle.lock.json").read_bytes() == (other.folder / "bundle.lock.json").read_bytes()
 
 
 def test_git_blob_ids_are_gits(tmp_path: Path) -> None:

@@ -189,6 +189,14 @@ def type_name(mode: int) -> str:
     return next((name for test, name in names if test(mode)), "a device, pipe or socket")
 
 
+def access(place: str, info: os.stat_result, owner: int, mode: int) -> Iterator[Damage]:
+    """Yield what is wrong with who owns a file and who may do what with it."""
+    if stat.S_IMODE(info.st_mode) != mode:
+        yield Damage("mode", place, f"mode is {stat.S_IMODE(info.st_mode):04o}, expected {mode:04o}")
+    if info.st_uid != owner:
+        yield Damage("owner", place, f"belongs to user {info.st_uid}, the store to {owner}")
+
+
 def inode_of(path: Path) -> Inode | None:
     """Return device and inode of what stands at ``path``, no link followed, or None."""
     try:
@@ -203,10 +211,7 @@ def _at_sight(place: str, info: os.stat_result, owner: int, file: Wanted | None)
     if not is_type(info.st_mode):
         yield Damage("wrong type", place, f"{type_name(info.st_mode)}, expected {kind}")
         return
-    if stat.S_IMODE(info.st_mode) != mode:
-        yield Damage("mode", place, f"mode is {stat.S_IMODE(info.st_mode):04o}, expected {mode:04o}")
-    if info.st_uid != owner:
-        yield Damage("owner", place, f"belongs to user {info.st_uid}, the store to {owner}")
+    yield from access(place, info, owner, mode)
     if file is not None and info.st_size != file.size:
         yield Damage("changed", place, f"{info.st_size} bytes, expected {file.size}")
 

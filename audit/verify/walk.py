@@ -103,23 +103,23 @@ def verify(
     """
     watch = watch or Silent()
     failures = _Failures(watch)
-    policy = Policy.parse(policy_raw)
-    roots = failures.collect(lambda: _read_roots(place.files))
+    policy = Policy.parse(policy_raw)  # step 1; numbers are those of docs/trust.md
+    roots = failures.collect(lambda: _read_roots(place.files))  # step 2
     signed = failures.collect(lambda: read_signatures(place.files))
     failures.stop_if_any()
     assert roots is not None  # noqa: S101 - collect returned it, else we stopped
     assert signed is not None  # noqa: S101
     subjects = tuple((name, Digest.of(roots[name]).hex) for name in ("index.json", "SHA256SUMS"))
-    judgement = failures.collect(lambda: judge(policy, subjects, signed, memory, now))
+    judgement = failures.collect(lambda: judge(policy, subjects, signed, memory, now))  # steps 1, 3, 4 and 5
     failures.stop_if_any()
     assert judgement is not None  # noqa: S101
 
     index, blobs = _structure(place, roots, policy, failures)  # step 6: from here on index.json and SHA256SUMS are authentic
     watch.begin(sum(blobs.values()))
-    _read_all(_Reader(place.layout, into, link, watch), blobs, failures)
+    _read_all(_Reader(place.layout, into, link, watch), blobs, failures)  # step 7
     failures.stop_if_any()
     assert index is not None  # noqa: S101
-    return VerifiedBundle(
+    return VerifiedBundle(  # step 8: what may be used, and the only way to get one
         layout=into or place.layout,
         index=index,
         digest=Digest.of(roots["index.json"]),

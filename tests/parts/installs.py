@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import stat
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -76,8 +79,9 @@ class Shelf:
     def _write(self, image_id: str, tags: tuple[str, ...]) -> None:
         path = self.folder / image_id[7:]
         if not path.exists() or json.loads(path.read_text()) != list(tags):
-            path.with_suffix(".new").write_text(json.dumps(tags))
-            path.with_suffix(".new").rename(path)
+            new = self.folder.with_name("shelf.new")
+            new.write_text(json.dumps(tags))
+            new.rename(path)
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,17 @@ def _image(layout: Layout, serial: int) -> Component:
     facts = {"reference": REFERENCE}
     root = component_descriptor(Descriptor(IMAGE_MANIFEST, layout.put(raw), len(raw)), name="tool", kind="image", form="image", facts=facts)
     return Component("tool", "image", "image", None, root)
+
+
+@contextlib.contextmanager
+def in_memory(otherwise: Path) -> Iterator[Path]:
+    """Give an empty folder on a file system in memory, where syncing costs nothing; else one under ``otherwise``."""
+    memory = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="airgap-", dir=memory if os.access(memory, os.W_OK) else otherwise))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 def look(folder: Path, *, leave_out: tuple[str, ...] = ("journal.jsonl", ".lock", ".state.lock")) -> dict[str, str]:
