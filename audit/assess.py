@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 
 from audit import checks, drift
 from audit.evidence.assessment import Assessment, proved, refused
@@ -21,6 +22,7 @@ def assess(
     named: str,
     memory: Memory | None,
     store: Store | None,
+    state_folder: Path | None,
     engine: Engine | None,
     watch: Watch,
     tool: tuple[str, str],
@@ -36,5 +38,5 @@ def assess(
         return refused(error, place=named, policy_raw=policy_raw, tool=tool, now=now)
     results = checks.run_all(checks.Subject(bundle.layout, bundle.components))
     decided = checks.gate(results, Policy.parse(policy_raw).gates)
-    found = drift.check(store.root, engine=engine, watch=watch) if store else None
+    found = drift.check(store.root, engine=engine, watch=watch, state_folder=state_folder) if store else None
     return proved(bundle, results, decided, memory=memory, drift=found, place=named, tool=tool, now=now)

@@ -65,9 +65,9 @@ def verify_(
 
 @app.command("inspect")
 @command
-def inspect_(bundle: Bundle, as_json: Json = False) -> Report:
+def inspect_(bundle: Bundle, digest: OneOf = None, as_json: Json = False) -> Report:
     """Show what a bundle says of itself, without proving anything."""
-    return render.inspected(inspect.inspect(Place.of(bundle)))
+    return render.inspected(inspect.inspect(stores.locate(bundle, digest=_digest(digest))))
 
 
 @app.command("install")
@@ -104,7 +104,7 @@ def install_(
 @command
 def evidence_(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the evidence.")],
-    bundle: Annotated[Path | None, typer.Argument(metavar="[BUNDLE]", help="What is installed when absent.")] = None,
+    bundle: Annotated[Path | None, typer.Argument(metavar="BUNDLE", help="What is installed when absent.")] = None,
     policy: Annotated[Path | None, typer.Option("--policy", metavar="FILE", help="The policy; when absent that of the install.")] = None,
     site_file: SiteFile = None,
     store: StoreFolder = None,
@@ -122,6 +122,7 @@ def evidence_(
             named=str(bundle or here.store),
             memory=_memory(state or (here.store if installed else None), raw),
             store=installed,
+            state_folder=state,
             engine=_engine(here) if installed else None,
             watch=watch,
             tool=("airgap-audit", _version()),
@@ -132,11 +133,11 @@ def evidence_(
 
 @app.command("check")
 @command
-def check_(site_file: SiteFile = None, store: StoreFolder = None, as_json: Json = False) -> Report:
+def check_(site_file: SiteFile = None, store: StoreFolder = None, state: StateFolder = None, as_json: Json = False) -> Report:
     """Find what has changed since the install: files, blobs, images, receipts, journal and state."""
     here = _site(site_file, store)
     with Hashing("checking") as watch:
-        return render.drift(drift.check(here.store, engine=_engine(here), watch=watch))
+        return render.drift(drift.check(here.store, engine=_engine(here), watch=watch, state_folder=state))
 
 
 @app.command("status")
@@ -206,8 +207,11 @@ def main() -> None:
 
 
 def _place(bundle: Path, policy_raw: bytes, digest: str | None) -> Place:
-    wanted = Digest(digest.removeprefix("sha256:")) if digest else None
-    return stores.locate(bundle, stream=Policy.parse(policy_raw).stream, digest=wanted)
+    return stores.locate(bundle, stream=Policy.parse(policy_raw).stream, digest=_digest(digest))
+
+
+def _digest(text: str | None) -> Digest | None:
+    return Digest(text.removeprefix("sha256:")) if text else None
 
 
 def _memory(folder: Path | None, policy_raw: bytes) -> Memory | None:

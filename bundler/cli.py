@@ -57,9 +57,10 @@ def init(
 
 @app.command()
 @command
-def schema() -> Report:
+def schema(as_json: Json = False) -> Report:
     """Print the JSON Schema of bundle.yaml, for editors."""
-    return Report({}, json.dumps(resolve.schema(), indent=1, sort_keys=True))
+    found = resolve.schema()
+    return Report(found, json.dumps(found, indent=1, sort_keys=True))
 
 
 @app.command()
@@ -94,7 +95,7 @@ def lock_(
         for change in changes[: render.MAX_CHANGES]:
             note(str(change))
         hint = f"run `airgap-bundle lock {path}` and review what moved"
-        raise AirgapError(f"{beside}: not up to date, {len(changes)} changes", hint=hint)
+        raise AirgapError(f"{beside}: {f'not up to date, {len(changes)} changes' if old else 'does not exist'}", hint=hint)
     if stale:
         write_atomic(beside, new.to_bytes())
     return render.locked(new, beside, changes, written=stale, known=old is not None)

@@ -107,7 +107,8 @@ def policy(found: Policy, sha256: str, now: datetime) -> Report:
         lines.append(f"  {name}: {signer.alg}, key id {signer.key_id}{revoked}")
     lines += [f"Bundle sha256:{root} is refused." for root in found.revoked.roots]
     lines += [f"Any bundle with blob sha256:{blob} is refused." for blob in found.revoked.blobs]
-    lines += [f"Findings of check {name}: {what}." for name, what in sorted(found.gates.items())]
+    fate = {"warn": "let through with a warning", "refuse": "refused"}
+    lines += [f"A grave finding behind gate {name} is {fate[what]}." for name, what in sorted(found.gates.items())]
     return Report({"sha256": sha256, "policy": found.model_dump(mode="json"), "expired": found.expires_at <= now}, "\n".join(lines))
 
 

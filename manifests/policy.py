@@ -23,6 +23,7 @@ from manifests.lock import Frozen, Name, Sha256, parse_model, read_bounded
 MAX_POLICY = 1 << 20  # bytes
 MAX_SIGNERS = 256
 
+Gate = Annotated[str, Field(pattern="^(pickle|remote_code)$")]  # the fields of `checks` in bundle.yaml that have a check
 Algorithm = Literal["ecdsa-p256-sha256", "ecdsa-p384-sha384", "ed25519"]
 PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 CURVES: dict[str, Algorithm] = {"secp256r1": "ecdsa-p256-sha256", "secp384r1": "ecdsa-p384-sha384"}
@@ -116,7 +117,7 @@ class Policy(Frozen):
     signers: dict[Name, KeySigner] = Field(min_length=1, max_length=MAX_SIGNERS)
     roles: Roles
     revoked: Revoked = Field(default_factory=Revoked)
-    gates: dict[str, Literal["refuse", "warn"]] = Field(default_factory=dict, description="what a check's finding does, by check")
+    gates: dict[Gate, Literal["refuse", "warn"]] = Field(default_factory=dict, description="what a grave finding does, by gate")
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

@@ -202,7 +202,7 @@ def refusing(store: Store) -> Iterator[None]:
 def locate(folder: Path, *, stream: str | None = None, digest: Digest | None = None) -> Place:
     """Return the bundle that stands at ``folder``: a bundle folder, or a store.
 
-    Of a store it is ``digest`` or else the highest serial of ``stream``; which that is, is read before anything is
+    Of a store it is ``digest`` or else the highest serial of ``stream`` (of any when None); which that is, is read before anything is
     proven: it only chooses what ``verify`` then proves. Raises UsageError if there is none.
     """
     if os.path.lexists(folder / "index.json") or not (folder / "bundles").is_dir():
@@ -210,7 +210,8 @@ def locate(folder: Path, *, stream: str | None = None, digest: Digest | None = N
     store = Store(Path(os.path.realpath(folder)))
     if digest is not None and digest not in store.bundles():
         raise UsageError(f"{folder}: holds no bundle {digest}", hint=f"it holds: {', '.join(map(str, store.bundles())) or 'none'}")
-    claimed = [] if digest else [(serial, found) for found in store.bundles() for name, serial in _claims(store, found) if name == stream]
+    known = [] if digest else [(name, serial, found) for found in store.bundles() for name, serial in _claims(store, found)]
+    claimed = [(serial, found) for name, serial, found in known if stream in {None, name}]
     if not digest and not claimed:
         raise UsageError(f"{folder}: holds no bundle of stream {stream!r}", hint="name a bundle folder, or one of the store by its digest")
     return store.place(digest or max(claimed)[1])

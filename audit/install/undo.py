@@ -84,8 +84,6 @@ def uninstall(folder: Path, *, now: datetime, engine: Engine | None = None) -> R
     store = Store.writable(folder)
     with locked(store), refusing(store):
         receipts.complete(store, now)
-        remove(store.root / CURRENT)
-        sync_directory(store.root)
         return _take_away(store, _Cut("uninstall", store.generations(), store.bundles()), engine, now)
 
 
@@ -154,6 +152,9 @@ def _take_away(store: Store, cut: _Cut, engine: Engine | None, now: datetime) ->
     needed = {digest for bundle in remaining for digest in _closure(store, bundle)}  # read first: damage stops this before anything is gone
     said = {"generations": " ".join(map(str, cut.generations)), "bundles": str(len(cut.bundles))}
     journal.append(store.root, cut.operation, "begun", said, now=now)
+    if not set(store.generations()) - set(cut.generations):
+        remove(store.root / CURRENT)
+        sync_directory(store.root)
     roots = [root for root in _image_roots(store, cut.bundles) if root[1].digest not in needed]
     withdrawn, images_left = images.withdraw(store, roots, engine)
     left = [name for number in cut.generations for name in generations.take_away(store, number)]
