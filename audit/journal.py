@@ -121,6 +121,8 @@ def append(folder: Path, operation: str, outcome: str, details: Mapping[str, str
 def _opened(folder: Path) -> Iterator[int]:
     fd = os.open(folder / FILE, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
+        if not os.fstat(fd).st_size:  # new: who may only read the store may read this, whatever the umask
+            os.fchmod(fd, 0o644)
         sync_directory(folder)
         yield fd
     finally:

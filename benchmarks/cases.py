@@ -285,7 +285,7 @@ def wheels(folder: Path, _size: int, count: int) -> list[Measured]:
     """The vLLM closure locked warm, beside uv alone."""
     path = folder / "bundle.yaml"
     path.write_text((Path(__file__).parents[1] / "examples" / "vllm-h200" / "closure.yaml").read_text())
-    python = ["--python-version", "3.12", "--python-platform", "x86_64-manylinux_2_34", "--only-binary", ":all:"]
+    python = ["--python", sys.executable, "--no-python-downloads", "--python-version", "3.12", "--python-platform", "x86_64-manylinux_2_34", "--only-binary", ":all:"]
     (folder / "in.txt").write_text("vllm==0.32.0\n")
 
     def ours() -> float:

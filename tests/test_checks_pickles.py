@@ -244,6 +244,16 @@ def test_members_and_bytes_of_one_file_are_bounded(tmp_path, monkeypatch):
     assert [note.reason for note in result.not_assessed] == ["more than 10 members; the rest was not searched"]
 
 
+def test_what_all_members_together_may_cost_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(_containers, "MAX_UNPACKED", 20_000)
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for number in range(10):
+            archive.writestr(f"{number}.txt", b"# text" * 1000)
+    result = trees.run("pickles", tmp_path, {"a.zip": out.getvalue()})
+    assert [note.reason for note in result.not_assessed] == ["more than 20000 bytes to unpack; the rest was not searched"]
+
+
 def test_a_zip_that_lies_about_its_directory_costs_no_memory(tmp_path):
     end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, (64 << 20), 0, 0)
     content = b"PK\x03\x04\n" + b"\0" * (64 << 20) + end

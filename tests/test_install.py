@@ -98,14 +98,17 @@ class TestInstall:
         assert (result.changed, result.generation, result.previous, result.fresh, result.exit_code) == (True, 1, None, True, 0)
         assert as_installed(desk)
 
-    def test_a_umask_does_not_decide_who_may_write(self, desk):
-        bundle, old = desk.bundle(), os.umask(0o002)
+    @pytest.mark.parametrize("umask", [0o002, 0o077])
+    def test_a_umask_does_not_decide_who_may_read_and_write(self, desk, umask):
+        bundle, old = desk.bundle(), os.umask(umask)
         try:
             desk.install(bundle)
             desk.install(desk.bundle(2))
         finally:
             os.umask(old)
-        assert not [path for path in desk.store.rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o022]
+        found = {(path.is_dir(), stat.S_IMODE(path.stat().st_mode)) for path in desk.store.rglob("*") if path.name not in {LOCK, state.LOCK}}
+        assert found == {(True, 0o755), (False, 0o444), (False, 0o644)}
+        assert as_installed(desk)
 
     def test_the_receipt_says_what_was_proven_and_how_it_was_placed(self, desk):
         result = desk.install(desk.bundle(7), engine=desk.shelf)
