@@ -51,29 +51,6 @@ class Held(Protocol):
         """Return the names, canonical (``docker.io/library/busybox:1.36``) and sorted."""
 
 
-class Engine(Protocol):
-    """Somewhere images run. Every method raises SiteError if the engine cannot be reached or refuses."""
-
-    @property
-    def name(self) -> str:
-        """Return what the engine is called: ``docker``."""
-
-    def version(self) -> str:
-        """Return the engine's own version."""
-
-    def load(self, layout: Layout, root: Descriptor, tags: tuple[str, ...]) -> Held:
-        """Put the image ``root`` into the engine, unless it is there, and give it the names ``tags``.
-
-        Raises IntegrityError, with the engine as it was before, if a byte or the result is not what the bundle says.
-        """
-
-    def present(self, layout: Layout, root: Descriptor) -> Held | None:
-        """Return the image ``root`` as the engine has it, None if it has not; changes nothing."""
-
-    def remove(self, image: Held) -> None:
-        """Take an image and the names it is given with out of the engine; one that is not there is fine."""
-
-
 @dataclass(frozen=True, slots=True)
 class Image:
     """An image in a store: its manifest, and the descriptor of that."""

@@ -194,6 +194,23 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         os.close(fd)
 
 
+@contextlib.contextmanager
+def alone(folder: Path, doing: str) -> Iterator[None]:
+    """Hold a folder itself while the block runs, so that no lock file stands in it; ``doing`` says what for."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SiteError(f"{folder}: cannot be used: {error.strerror}", hint="choose a folder this user may write") from None
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SiteError(f"{folder}: {doing} there already", hint="wait for it, or name another folder") from None
+        yield
+    finally:
+        os.close(fd)
+
+
 def open_regular(path: Path, what: str, size: int | None = None) -> int:
     """Open a regular file, no links followed, and return the descriptor; raises IntegrityError otherwise."""
     try:

@@ -7,8 +7,6 @@ bundle; a folder that is built already costs a stat per blob; two builds of one 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +26,7 @@ from airgap_images.bundle import (
     write_tree,
 )
 from airgap_images.http import Client
-from airgap_images.layout import PARTIAL, Layout
+from airgap_images.layout import PARTIAL, Layout, alone
 from airgap_images.oci import IMAGE_MANIFEST, INDEXES, MANIFESTS, Descriptor, Digest
 from audit import checks
 from bundler import sources
@@ -76,7 +74,7 @@ def build(lock: Lock, out: Path, client: Client, options: Options, watch: Watch 
     Raises FindingsError if a check refuses, TrustError if ``out`` holds a signed bundle of another lock.
     """
     layout = Layout.create(out)
-    with _alone(out):
+    with alone(out, "another build is running"):
         _remove_torn(layout)
         _refuse_another(layout, lock)
         if options.paranoid:
@@ -221,17 +219,3 @@ def _scratch(layout: Layout) -> Iterator[Layout]:
         yield Layout(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder itself, so that no lock file ever stands in a bundle."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise SiteError(f"{folder}: another build is running there", hint="wait for it, or build into another folder") from None
-        yield
-    finally:
-        os.close(fd)

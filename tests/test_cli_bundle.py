@@ -154,9 +154,11 @@ def test_kill_9_in_the_middle_of_a_build_then_again_gives_the_same_bundle(desk: 
             f"name: big, kind: url, url: '{url}', sha256: '{hashlib.sha256(data).hexdigest()}'", "name: docs, kind: path, path: ./docs"
         )
         desk.bundle("lock", path)
-        for _ in range(3):
+        for at in range(1, 4):
             process = desk.start("bundle", "build", "bundle.lock.json", "--out", "killed")
-            time.sleep(0.9)
+            while server.sent("/w.bin") < at * (8 << 20):
+                assert process.poll() is None
+                time.sleep(0.02)
             process.send_signal(signal.SIGKILL)
             process.wait()
         assert not (desk.folder / "killed" / "index.json").exists()

@@ -7,15 +7,12 @@ mends it. A refused bundle has no SBOM, and the SBOM of an earlier one does not 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import re
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
-from airgap_images.layout import read_regular, sync_directory, write_atomic
+from airgap_images.layout import alone, read_regular, sync_directory, write_atomic
 from airgap_images.oci import Digest
 from audit.evidence.assessment import Assessment
 from audit.evidence.cyclonedx import cyclonedx
@@ -38,7 +35,8 @@ def write(out: Path, assessment: Assessment) -> tuple[Path, ...]:
     if assessment.proof:
         files[SBOM] = cyclonedx(assessment)
     sums = "".join(f"{Digest.of(data).hex}  {name}\n" for name, data in sorted(files.items())).encode()
-    with _alone(out):
+    _make(out)
+    with alone(out, "evidence is being written"):
         _take_over(out, keep=frozenset(files))
         for name, data in files.items():
             write_atomic(out / name, data)
@@ -72,19 +70,8 @@ def _is_evidence(out: Path) -> bool:
         return False
 
 
-@contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold the folder itself while it is written, so that no lock file stands in it."""
+def _make(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        fd = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise SiteError(f"{out}: cannot be used: {error.strerror}", hint="choose a folder this user may write") from None
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise SiteError(f"{out}: evidence is being written there", hint="wait for it, or write into another folder") from None
-        yield
-    finally:
-        os.close(fd)
+        raise SiteError(f"{out}: cannot be made: {error.strerror}", hint="choose a folder this user may write") from None
