@@ -74,4 +74,4 @@ def _make(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SiteError(f"{out}: cannot be made: {error.strerror}", hint="choose a folder this user may write") from None
+        raise SiteError(f"{out}: cannot be used: {error.strerror}", hint="choose a folder this user may write") from None
