@@ -169,7 +169,7 @@ def removed(result: Removed) -> Report:
 def drift(found: Drift) -> Report:
     """Tell what has changed since the install; what could not be compared is told apart."""
     notes = [{"kind": kind, "message": message, "subject": subject} for kind, subject, message in found.notes]
-    lines = [found.outcome, *(f"{kind}: {printable(subject)}: {message}" for kind, subject, message in found.notes)]
+    lines = [found.outcome, *(": ".join(filter(None, (kind, printable(subject), message))) for kind, subject, message in found.notes)]
     return Report({"exitCode": found.exit_code, "notes": notes, "outcome": found.outcome}, "\n".join(lines), found.exit_code)
 
 

@@ -138,6 +138,7 @@ class Bars:
     _progress: Progress | None = None
     _whole: TaskID | None = None
     _files: dict[str, TaskID] = field(default_factory=dict)
+    _under_way: dict[str, tuple[int, int]] = field(default_factory=dict)  # label → size, done; a bar may come later
     _total: int = 0
     _done: int = 0
     _since: float = field(default_factory=time.monotonic)
@@ -157,11 +158,22 @@ class Bars:
             return
         with self._lock:
             self._done += count
+            if label in self._under_way:
+                size, done = self._under_way[label]
+                self._under_way[label] = size, done + count
             progress = self._shown()
             if progress and self._whole is not None:
                 progress.update(self._whole, completed=self._done, total=self._total or None)
-                if label in self._files:
-                    progress.update(self._files[label], advance=count)
+                self._draw(progress, label)
+
+    def _draw(self, progress: Progress, label: str) -> None:
+        if label not in self._under_way:
+            return
+        size, done = self._under_way[label]
+        if label in self._files:
+            progress.update(self._files[label], completed=done)
+        elif len(self._files) < MAX_BARS:
+            self._files[label] = progress.add_task(printable(label, 40), total=size, completed=done)
 
     def _shown(self) -> Progress | None:
         if self._progress is None and time.monotonic() - self._since > SHOW_AFTER:
@@ -198,9 +210,7 @@ class Transfers(Bars):
         """Take note that a file of ``size`` bytes begins, ``have`` of which are here already."""
         with self._lock:
             self._done += have
-            progress = None if self._quiet else self._shown()
-            if progress and len(self._files) < MAX_BARS:
-                self._files[label] = progress.add_task(printable(label, 40), total=size, completed=have)
+            self._under_way[label] = size, have
 
     def moved(self, label: str, count: int) -> None:
         """Take note that ``count`` more bytes of a file have arrived."""
@@ -209,6 +219,7 @@ class Transfers(Bars):
     def finished(self, label: str) -> None:
         """Take note that a file is complete."""
         with self._lock:
+            self._under_way.pop(label, None)
             task = self._files.pop(label, None)
             if self._progress and task is not None:
                 self._progress.remove_task(task)
