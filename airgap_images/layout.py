@@ -184,14 +184,8 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
     """Hold an advisory lock on ``path`` while the block runs; raises SiteError if another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise SiteError(f"{what} is in use by another process", hint="wait for it to finish, then run again") from None
+    with _held(fd, f"{what} is in use by another process", "wait for it to finish, then run again"):
         yield
-    finally:
-        os.close(fd)
 
 
 @contextlib.contextmanager
@@ -201,11 +195,17 @@ def alone(folder: Path, doing: str) -> Iterator[None]:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise SiteError(f"{folder}: cannot be used: {error.strerror}", hint="choose a folder this user may write") from None
+    with _held(fd, f"{folder}: {doing} there already", "wait for it, or name another folder"):
+        yield
+
+
+@contextlib.contextmanager
+def _held(fd: int, busy: str, hint: str) -> Iterator[None]:
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise SiteError(f"{folder}: {doing} there already", hint="wait for it, or name another folder") from None
+            raise SiteError(busy, hint=hint) from None
         yield
     finally:
         os.close(fd)
