@@ -14,6 +14,7 @@ from pydantic import Field
 
 from airgap_images.http import Client, Credentials
 from airgap_images.oci import DOCKER_MANIFEST, IMAGE_MANIFEST, INDEXES, Descriptor, Digest, Index, Manifest
+from airgap_images.platform import Platform, is_attestation
 from airgap_images.reference import Reference
 from airgap_images.registry import RegistryCredentials, blob, blob_url, manifest, manifest_url
 from bundler.sources import Context
@@ -35,7 +36,6 @@ LAYERS = frozenset(
     }
 )
 FOREIGN = ("application/vnd.oci.image.layer.nondistributable.", "application/vnd.docker.image.rootfs.foreign.")
-USUAL_VARIANT = {"arm64": "v8", "amd64": "v1"}  # what no variant means (containerd's platform rules)
 LABELS = ("source", "revision", "version", "licenses")  # of org.opencontainers.image.*
 NOT_COLLECTED = "not collected by this version"
 
@@ -47,28 +47,6 @@ class Options(Frozen):
     platform: str | None = Field(
         default=None, pattern=r"^[a-z0-9]+/[a-z0-9_]+(/v[0-9]+)?$", description="os/architecture[/variant]; the target's when absent"
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Platform:
-    """Operating system, architecture and variant; a variant that goes without saying is empty."""
-
-    os: str
-    architecture: str
-    variant: str = ""
-
-    @classmethod
-    def of(cls, os: str, architecture: str, variant: str = "") -> Platform:
-        """Return the platform with the usual variant of its architecture left out."""
-        return cls(os, architecture, "" if variant == USUAL_VARIANT.get(architecture) else variant)
-
-    @classmethod
-    def parse(cls, text: str) -> Platform:
-        """Parse ``os/architecture[/variant]``."""
-        return cls.of(*text.split("/"))
-
-    def __str__(self) -> str:
-        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +112,7 @@ def _find(name: str, ref: Reference, wanted: Platform, context: Context) -> Foun
 
 def select(index: Index, wanted: Platform, name: str) -> Descriptor:
     """Return the one image of ``index`` for the platform; raises InvalidFileError listing what there is otherwise."""
-    offers = [(_platform_of(entry), entry) for entry in index.manifests if not _is_attestation(entry)]
+    offers = [(Platform.said(entry), entry) for entry in index.manifests if not is_attestation(entry)]
     matching = {entry.digest: entry for platform, entry in offers if platform == wanted}
     if len(matching) != 1:
         count = f"{len(matching)} images" if matching else "no image"
@@ -148,15 +126,6 @@ def select(index: Index, wanted: Platform, name: str) -> Descriptor:
             hint="name the image itself by its digest in `ref:`",
         )
     return chosen
-
-
-def _platform_of(entry: Descriptor) -> Platform:
-    said = dict(entry.platform)
-    return Platform.of(said.get("os", ""), said.get("architecture", ""), said.get("variant", ""))
-
-
-def _is_attestation(entry: Descriptor) -> bool:
-    return entry.annotation("vnd.docker.reference.type") is not None  # BuildKit's provenance, listed as a platform
 
 
 def _check_carried(name: str, found: Manifest) -> None:
