@@ -40,6 +40,7 @@ MODEL_CONFIG = "application/vnd.cncf.model.config.v1+json"
 MODEL_FILEPATH = "org.cncf.model.filepath"
 FILE = "application/octet-stream"
 REF_NAME = "org.opencontainers.image.ref.name"
+STREAM = "airgap.stream"
 
 MAX_LAYERS = 10_000  # files in one manifest
 MAX_LAYER_BYTES = MAX_MANIFEST - (64 << 10)  # of all layers of one manifest, encoded; registries cap a manifest at 4 MiB
@@ -117,13 +118,16 @@ def wrap(layout: Layout, image: Descriptor) -> Descriptor:
 
 
 def unwrap(layout: Layout, root: Descriptor) -> Descriptor:
-    """Return the image as its registry named it; raises IntegrityError if ``root`` should wrap one and does not."""
+    """Return the image as its registry named it; an index of ours around several of its platforms is returned as it is.
+
+    Raises IntegrityError if ``root`` should wrap an image and does not.
+    """
     if root.artifact_type != IMAGE:
         return root
     document = parse_document(root, layout.read(root, MAX_MANIFEST))
-    if not isinstance(document, Index) or len(document.manifests) != 1:
-        raise IntegrityError(f"blobs/sha256/{root.digest.hex}: not an index of one image", hint="distrust this bundle")
-    return document.manifests[0]
+    if not isinstance(document, Index) or not document.manifests:
+        raise IntegrityError(f"blobs/sha256/{root.digest.hex}: not an index of images", hint="distrust this bundle")
+    return document.manifests[0] if len(document.manifests) == 1 else root
 
 
 def write_index(layout: Layout, components: Iterable[Component], annotations: dict[str, str]) -> bytes:

@@ -56,6 +56,13 @@ class Target(Protocol):
     def forms(self) -> frozenset[Form]:
         """Return what can be put there."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return in sentences what somebody should know of what was put there until now."""
+
+    def named(self, layout: Layout, cargo: Cargo) -> tuple[tuple[str, str | None], ...]:
+        """Return every full name the cargo gets there, sorted, and the id the name leads to now, None if to nothing; changes nothing."""
+
     def load(self, layout: Layout, cargo: Cargo, progress: Progress | None = None) -> Placed:
         """Put it there and return it as it is there now; again is no harm.
 
@@ -66,7 +73,48 @@ class Target(Protocol):
         """Return it as the target has it, or None; changes nothing."""
 
     def remove(self, placed: Placed) -> None:
-        """Take away exactly the names of ``placed`` that still lead to its id, and the content unless it has others."""
+        """Take away exactly the names of ``placed`` that still lead to its id.
+
+        The content goes with the last name, unless the target had it ``before``. Raises SiteError while something uses it.
+        """
 
     def close(self) -> None:
         """Let go of connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Only:
+    """A target that is given some forms only, and is that target in everything else."""
+
+    target: Target
+    forms: frozenset[Form]
+
+    @property
+    def name(self) -> str:
+        """Return the target's name."""
+        return self.target.name
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return the target's notes."""
+        return self.target.notes
+
+    def named(self, layout: Layout, cargo: Cargo) -> tuple[tuple[str, str | None], ...]:
+        """Ask the target."""
+        return self.target.named(layout, cargo)
+
+    def load(self, layout: Layout, cargo: Cargo, progress: Progress | None = None) -> Placed:
+        """Give it to the target."""
+        return self.target.load(layout, cargo, progress)
+
+    def present(self, layout: Layout, cargo: Cargo) -> Placed | None:
+        """Ask the target."""
+        return self.target.present(layout, cargo)
+
+    def remove(self, placed: Placed) -> None:
+        """Have the target take it away."""
+        self.target.remove(placed)
+
+    def close(self) -> None:
+        """Let go of the target's connections."""
+        self.target.close()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
+from airgap_images.targets import Target
 from audit import checks, drift
 from audit.evidence.assessment import Assessment, proved, refused
-from audit.install.images import Engine
 from audit.install.store import Store
+from audit.verify import upstream
 from audit.verify.trust import Memory
 from audit.verify.walk import Place, Watch, verify
 from manifests.errors import RefusedError
@@ -23,7 +25,7 @@ def assess(
     memory: Memory | None,
     store: Store | None,
     state_folder: Path | None,
-    engine: Engine | None,
+    targets: Iterable[Target],
     watch: Watch,
     tool: tuple[str, str],
     now: datetime,
@@ -36,7 +38,9 @@ def assess(
         bundle = verify(place, policy_raw, memory=memory or Memory(), now=now, watch=watch)
     except RefusedError as error:
         return refused(error, place=named, policy_raw=policy_raw, tool=tool, now=now)
-    results = checks.run_all(checks.Subject(bundle.layout, bundle.components))
-    decided = checks.gate(results, Policy.parse(policy_raw).gates)
-    found = drift.check(store.root, engine=engine, watch=watch, state_folder=state_folder) if store else None
-    return proved(bundle, results, decided, memory=memory, drift=found, place=named, tool=tool, now=now)
+    policy = Policy.parse(policy_raw)
+    verdicts = upstream.assess(bundle.layout, bundle.components, policy)
+    results = checks.run_all(checks.Subject(bundle.layout, bundle.components, policy, verdicts))
+    decided = checks.gate(results, policy.gates)
+    found = drift.check(store.root, targets=targets, watch=watch, state_folder=state_folder) if store else None
+    return proved(bundle, results, decided, upstream=verdicts, memory=memory, drift=found, place=named, tool=tool, now=now, watch=watch)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import os
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from airgap_images.oci import Digest
-from audit.terminal import Hashing, Json, Report, command, emit, lazily
+from audit.terminal import Hashing, Json, Report, command, emit, lazily, note
 from audit.verify import state as states
 from audit.verify.trust import Memory
 from audit.verify.walk import Place, verify
@@ -22,20 +22,23 @@ from manifests.lock import read_bounded
 from manifests.policy import MAX_POLICY, Policy
 
 if TYPE_CHECKING:
-    from audit import assess, drift, inspect, journal, render
+    from airgap_images.targets import Target
+    from audit import assess, drift, inspect, journal, names, reach, render, serve
+    from audit.checks import upstream
     from audit.evidence import write
     from audit.install import install as installing
     from audit.install import receipts, status, undo
     from audit.install import store as stores
-    from audit.install.images import Engine
     from manifests import site
 else:
-    assess, drift, inspect, journal, render, site = map(
-        lazily, ("audit.assess", "audit.drift", "audit.inspect", "audit.journal", "audit.render", "manifests.site")
+    assess, drift, inspect, journal, names, reach, render, serve, site = map(
+        lazily,
+        (*(f"audit.{name}" for name in ("assess", "drift", "inspect", "journal", "names", "reach", "render", "serve")), "manifests.site"),
     )
     installing, receipts, status, undo, stores, write = map(
         lazily, (*(f"audit.install.{name}" for name in ("install", "receipts", "status", "undo", "store")), "audit.evidence.write")
     )
+    upstream = lazily("audit.checks.upstream")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Prove, install and account for signed offline bundles.")
 journals = typer.Typer(no_args_is_help=True, help="The log of everything done to a store.")
@@ -60,7 +63,8 @@ def verify_(
     place = _place(bundle, raw, digest)
     memory = _memory(state or (None if place.whole else bundle), raw)
     with Hashing("proving") as watch:
-        return render.verified(verify(place, raw, memory=memory or Memory(), now=_now(now), watch=watch), memory)
+        proven = verify(place, raw, memory=memory or Memory(), now=_now(now), watch=watch)
+    return render.verified(proven, memory, *upstream.judged(proven, Policy.parse(raw)))
 
 
 @app.command("inspect")
@@ -85,7 +89,7 @@ def install_(
 ) -> Report:
     """Prove a bundle and install it as a new generation."""
     raw, here = read_bounded(policy, MAX_POLICY), _site(site_file, store)
-    with Hashing("proving and installing") as watch:
+    with Hashing("proving and installing") as watch, _targets(here) as targets:
         return render.installed(
             installing.install(
                 _place(bundle, raw, digest),
@@ -93,7 +97,7 @@ def install_(
                 here,
                 now=_now(now),
                 copy=copy or None,
-                engine=_engine(here),
+                targets=targets,
                 watch=watch,
                 state_folder=state,
             )
@@ -115,7 +119,7 @@ def evidence_(
     """Prove what is installed once more and write verification.json, the SBOM and the report."""
     here = _site(site_file, store)
     place, raw, installed = _assessed(bundle, policy, here)
-    with Hashing("proving") as watch:
+    with Hashing("proving and reading") as watch, _targets(here if installed else site.Site()) as targets:
         found = assess.assess(
             place,
             raw,
@@ -123,7 +127,7 @@ def evidence_(
             memory=_memory(state or (here.store if installed else None), raw),
             store=installed,
             state_folder=state,
-            engine=_engine(here) if installed else None,
+            targets=targets,
             watch=watch,
             tool=("airgap-audit", _version()),
             now=_now(now),
@@ -136,8 +140,8 @@ def evidence_(
 def check_(site_file: SiteFile = None, store: StoreFolder = None, state: StateFolder = None, as_json: Json = False) -> Report:
     """Find what has changed since the install: files, blobs, images, receipts, journal and state."""
     here = _site(site_file, store)
-    with Hashing("checking") as watch:
-        return render.drift(drift.check(here.store, engine=_engine(here), watch=watch, state_folder=state))
+    with Hashing("checking") as watch, _targets(here) as targets:
+        return render.drift(drift.check(here.store, targets=targets, watch=watch, state_folder=state))
 
 
 @app.command("status")
@@ -157,8 +161,8 @@ def rollback_(
 ) -> Report:
     """Switch back to an earlier generation; what the site remembers of serials stays."""
     here = _site(site_file, store)
-    with Hashing("checking") as watch:
-        return render.rolled_back(undo.rollback(here.store, now=_now(None), to=to, engine=_engine(here), watch=watch))
+    with Hashing("checking") as watch, _targets(here) as targets:
+        return render.rolled_back(undo.rollback(here.store, now=_now(None), to=to, targets=targets, watch=watch))
 
 
 @app.command("prune")
@@ -171,7 +175,8 @@ def prune_(
 ) -> Report:
     """Remove old generations and the blobs only they needed."""
     here = _site(site_file, store)
-    return render.removed(undo.prune(here.store, keep=keep, now=_now(None), engine=_engine(here)))
+    with _targets(here) as targets:
+        return render.removed(undo.prune(here.store, keep=keep, now=_now(None), targets=targets))
 
 
 @app.command("uninstall")
@@ -179,7 +184,45 @@ def prune_(
 def uninstall_(site_file: SiteFile = None, store: StoreFolder = None, as_json: Json = False) -> Report:
     """Remove everything that was installed and nothing else; receipts, journal and state stay."""
     here = _site(site_file, store)
-    return render.removed(undo.uninstall(here.store, now=_now(None), engine=_engine(here)))
+    with _targets(here) as targets:
+        return render.removed(undo.uninstall(here.store, now=_now(None), targets=targets))
+
+
+@app.command("images")
+@command
+def images_(
+    form: Annotated[
+        Literal["table", "values", "registries.conf", "hosts.toml", "daemon.json"], typer.Option("--as", help="In whose words.")
+    ] = "table",
+    registry: Annotated[str | None, typer.Option("--registry", metavar="HOST", help="A registry instead of the site's.")] = None,
+    site_file: SiteFile = None,
+    store: StoreFolder = None,
+    as_json: Json = False,
+) -> Report:
+    """Show what the images of what is installed are called at this site, for whatever pulls them there."""
+    here = _site(site_file, store)
+    known = names.rewrite(here, registry)
+    found = names.mapping(stores.Store.existing(here.store), known)
+    ca_file = str(here.registry.ca_file) if here.registry and here.registry.ca_file and not registry else None
+    return Report({"images": dict(found)}, names.written(found, known, form, ca_file).rstrip("\n"))
+
+
+@app.command("serve")
+@command
+def serve_(
+    listen: Annotated[str, typer.Option("--listen", metavar="HOST:PORT", help="Where to listen.")] = "127.0.0.1:5000",
+    certificate: Annotated[Path | None, typer.Option("--tls-cert", metavar="FILE", help="The server's certificate, in PEM.")] = None,
+    key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its private key.")] = None,
+    token_file: Annotated[Path | None, typer.Option("--token-file", metavar="FILE", help="The token that clients must give.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Serve every bundle of the store, not only the current one.")] = False,
+    site_file: SiteFile = None,
+    store: StoreFolder = None,
+    as_json: Json = False,
+) -> Report:
+    """Serve what is installed as a read-only registry, without a copy; ends with SIGTERM or Ctrl-C."""
+    here = stores.Store.existing(_site(site_file, store).store)
+    serve.serve(here, serve.Options(listen, certificate, key, token_file, every), note)
+    return Report({"served": str(here.root)}, "stopped")
 
 
 @journals.command("verify")
@@ -243,13 +286,9 @@ def _site(file: Path | None, store: Path | None) -> site.Site:
     return here.model_copy(update={"store": store.absolute()}) if store else here
 
 
-def _engine(here: site.Site) -> Engine | None:
-    """Return the site's engine. Only here is engine code loaded, and only where the site names an engine."""
-    if here.engine == "none":
-        return None
-    module = importlib.import_module("airgap_images.engine")
-    environment = dict(os.environ) | ({"DOCKER_HOST": f"unix://{here.docker_socket}"} if here.docker_socket else {})
-    return cast("Engine", module.DockerEngine(module.docker_client(environment)))
+def _targets(here: site.Site) -> AbstractContextManager[tuple[Target, ...]]:
+    """Return the site's targets. Only here is code that reaches them loaded, and only where the site names them."""
+    return reach.targets(here, os.environ, os.uname().machine)
 
 
 def _now(text: str | None) -> datetime:

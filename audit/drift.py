@@ -1,7 +1,7 @@
 """Drift: compare everything that was installed with what stands there now. This is what ``airgap-audit check`` does.
 
 Every file of the current generation, every blob of the store, the kept files of the bundle, receipts, journal, state and the
-images in the engine. Rules: each inode is hashed once, on all cores; no link is followed; nothing is changed; all that is wrong
+images in their targets. Rules: each inode is hashed once, on all cores; no link is followed; nothing is changed; all that is wrong
 is listed, each as soon as it is found; what could not be compared is listed apart and is never "fine".
 """
 
@@ -17,9 +17,9 @@ from typing import Literal
 from airgap_images.bundle import Component, closure, parse_index
 from airgap_images.layout import read_regular
 from airgap_images.oci import Digest
+from airgap_images.targets import Target
 from audit import journal
 from audit.install import generations, images, receipts
-from audit.install.images import Engine
 from audit.install.receipts import Receipt
 from audit.install.status import interrupted
 from audit.install.store import CURRENT, FOLDERS, OPEN, Store, is_folder, names, refusing
@@ -93,7 +93,7 @@ class _Notebook:
         self.add((Damage(kind, place, detail),))
 
 
-def check(folder: Path, *, engine: Engine | None = None, watch: Watch | None = None, state_folder: Path | None = None) -> Drift:
+def check(folder: Path, *, targets: Iterable[Target] = (), watch: Watch | None = None, state_folder: Path | None = None) -> Drift:
     """Compare what is installed in the store at ``folder`` with its receipts; raises SiteError if nothing is installed."""
     store = Store.existing(folder)
     note = _Notebook(watch or Silent())
@@ -106,7 +106,7 @@ def check(folder: Path, *, engine: Engine | None = None, watch: Watch | None = N
         parts = _bundle(store, receipt, note) if receipt else ()
         _content(store, receipt, parts, note)
         if receipt:
-            _images(store, receipt, parts, engine, note)
+            _placements(store, receipt, parts, targets, note)
     found = tuple(sorted(note.findings, key=lambda damage: (damage.place, damage.kind)))
     unknown, remarks = tuple(note.not_checked), tuple(note.remarks)
     return Drift(store.root, number, receipt, found, unknown, remarks, note.files, note.bytes, note.head)
@@ -284,19 +284,21 @@ def _missing_blobs(store: Store, receipt: Receipt, found: set[str], note: _Noteb
             note.wrong("missing", f"blobs/sha256/{digest.hex}", "the bundle has it")
 
 
-def _images(store: Store, receipt: Receipt, parts: tuple[Component, ...], engine: Engine | None, note: _Notebook) -> None:
-    for image in receipt.images:
-        if not image.placed:
-            note.remarks.append(f"{image.name}: not placed, {image.reason}")
-    placed = [image.name for image in receipt.images if image.placed]
-    if not placed:
-        return
-    listed = ", ".join(placed)
-    if engine is None or not parts:
-        why = "no engine was given" if engine is None else "the bundle that lists them is damaged"
-        note.not_checked.append(f"The images in the container engine ({listed}): {why}.")
-        return
-    try:
-        note.add(images.missing(store, parts, receipt, engine))
-    except AirgapError as error:
-        note.not_checked.append(f"The images in the container engine ({listed}): {error.message}.")
+def _placements(store: Store, receipt: Receipt, parts: tuple[Component, ...], targets: Iterable[Target], note: _Notebook) -> None:
+    note.remarks += [f"{image.name}: not placed, {image.reason}" for image in receipt.images if not image.placements]
+    by_name = {target.name: target for target in targets}
+    placed: dict[str, list[str]] = {}
+    for item in receipt.items:
+        for placement in item.placements:
+            placed.setdefault(placement.target, []).append(item.name)
+    for name, components in placed.items():
+        what = f"What was put into {name} ({', '.join(components)})"
+        target = by_name.get(name)
+        if target is None or not parts:
+            why = "it was not given" if target is None else "the bundle that lists it is damaged"
+            note.not_checked.append(f"{what}: {why}.")
+            continue
+        try:
+            note.add(images.missing(store, parts, receipt, target))
+        except AirgapError as error:
+            note.not_checked.append(f"{what}: {error.message}.")

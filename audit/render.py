@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from audit import checks
 from audit.terminal import Report, human, table
+from audit.verify.upstream import as_json
 from manifests import canonical
 from manifests.paths import printable
 
@@ -15,22 +16,27 @@ if TYPE_CHECKING:
     from audit.evidence.assessment import Assessment, Drift
     from audit.inspect import Contents
     from audit.install.install import Installed
+    from audit.install.receipts import ImageReceipt, TreeReceipt
     from audit.install.status import Status
     from audit.install.undo import Removed, RolledBack
     from audit.journal import Head
     from audit.verify.result import VerifiedBundle
     from audit.verify.trust import Memory
+    from audit.verify.upstream import Verdict
 
 NO_STATE = "Rollback: no site state was consulted (name one with --state), so an older bundle than one accepted before would pass."
 FRESH = "Rollback: this site remembers nothing of the stream yet, so whether something newer was accepted elsewhere is unknown."
 
 
-def verified(bundle: VerifiedBundle, memory: Memory | None) -> Report:
-    """Tell that a bundle is proved, by whom, and what that does not cover."""
+def verified(
+    bundle: VerifiedBundle, memory: Memory | None, verdicts: Iterable[Verdict] = (), decided: checks.Gate | None = None
+) -> Report:
+    """Tell that a bundle is proved, by whom, and what that does not cover; with ``decided`` the verdicts over its images count."""
     said = bundle.statement
     unchecked = [NO_STATE if memory is None else FRESH] if memory is None or memory.fresh else []
     unchecked += bundle.not_checked
     total = sum(size for _, size in bundle.blobs)
+    images, told = upstream(verdicts)
     lines = [
         f"proved: bundle {bundle.digest}",
         f"stream {said.stream}, serial {said.serial}, signed {canonical.stamp(said.created)}, expires {canonical.stamp(said.expires)}",
@@ -38,11 +44,25 @@ def verified(bundle: VerifiedBundle, memory: Memory | None) -> Report:
         *(f"ignored {i.file}: {i.reason}" for i in bundle.ignored),
         f"policy version {bundle.policy_version}, sha256 {bundle.policy_sha256}",
         f"{len(bundle.components)} components, {len(bundle.blobs)} blobs, {human(total)}, every byte hashed",
+        *told,
+        *(_gate(decided) if decided else []),
         "",
         "not checked:",
         *(f"  - {text}" for text in unchecked),
     ]
-    return Report(_bundle(bundle) | {"notChecked": unchecked, "verdict": "proved"}, "\n".join(lines))
+    data = _bundle(bundle) | {"notChecked": unchecked, "upstream": images, "verdict": "proved"}
+    return Report(data, "\n".join(lines), decided.exit_code if decided else 0)
+
+
+def upstream(verdicts: Iterable[Verdict]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the verdicts over images as data, and as lines: one for each image, one for each signature of it that does not count."""
+    data, lines = [], []
+    for verdict in verdicts:
+        data.append(as_json(verdict))
+        lines.append(f"image {verdict.component}: upstream signatures {verdict.result}: {printable(verdict.reason, 600)}")
+        others = [seen for seen in verdict.seen if seen.result in {"wrong", "unverifiable"}] if verdict.result == "good" else []
+        lines += [f"  beside it, {seen.kind} in {seen.manifest}: {seen.result}: {printable(seen.reason, 300)}" for seen in others]
+    return data, lines
 
 
 def installed(result: Installed) -> Report:
@@ -53,8 +73,8 @@ def installed(result: Installed) -> Report:
         f"{'installed' if result.changed else 'unchanged'}: generation {result.generation} of {result.store}",
         f"bundle {result.bundle.digest}, stream {receipt.stream}, serial {receipt.serial}, signed by {signers}",
         table([(f"  {t.name}", t.mode, f"{t.files} files", human(t.bytes)) for t in receipt.trees], frozenset({2, 3})),
-        *(f"  {i.name}  image in {i.engine} as {', '.join(i.tags) or i.id}" for i in receipt.images if i.placed),
-        *(f"  {i.name}  NOT PLACED: {i.reason}" for i in receipt.images if not i.placed),
+        *_placed(receipt.items),
+        *(f"note: {printable(text, 600)}" for text in result.notes),
         *_gate(result.gate),
         f"journal: {result.journal.count} entries, head {result.journal.sha256}",
         *([FRESH] if result.fresh else []),
@@ -65,6 +85,7 @@ def installed(result: Installed) -> Report:
         "checks": checks.as_json(result.checks, result.gate),
         "generation": result.generation,
         "journal": _head(result.journal),
+        "notes": list(result.notes),
         "previous": result.previous,
         "receipt": receipt.model_dump(mode="json", by_alias=True),
         "stateWasFresh": result.fresh,
@@ -123,12 +144,11 @@ def status(found: Status) -> Report:
 
 
 def rolled_back(result: RolledBack) -> Report:
-    """Tell what stands now; images that could not be given to the engine are told, never passed over."""
-    images = [f"  {i.name}  image {'in ' + str(i.engine) if i.placed else 'NOT PLACED: ' + str(i.reason)}" for i in result.images]
+    """Tell what stands now; images that no target was given are told, never passed over."""
     lines = [
         f"generation {result.generation} of {result.store} is current again, was {result.previous}; every file of it was hashed",
         f"bundle {result.receipt.digest}, stream {result.receipt.stream}, serial {result.receipt.serial}",
-        *images,
+        *_placed(result.images),
         *(f"passed over generation {number}: {damage[0]}" for number, damage in result.skipped),
         "serials are remembered as before: an older bundle stays refused",
     ]
@@ -147,8 +167,8 @@ def removed(result: Removed) -> Report:
     """Tell what was taken away and what stays, and why."""
     lines = [
         f"removed from {result.store}: {len(result.generations)} generations, {len(result.bundles)} bundles, {human(result.bytes)}",
-        *(f"  image {name} taken out of the engine" for name in result.images),
-        *(f"  image {entry.component} STAYS: {entry.reason}" for entry in result.images_left),
+        *(f"  {name} taken out of its targets" for name in result.images),
+        *(f"  {entry.component} STAYS: {printable(entry.reason, 400)}" for entry in result.images_left),
         *(f"  not ours, left: {printable(name)}" for name in result.left),
         f"kept: {', '.join(result.kept)}",
     ]
@@ -191,6 +211,17 @@ def evidence(assessment: Assessment, files: Iterable[Path]) -> Report:
 def journal(head: Head) -> Report:
     """Tell how far the journal goes; its head is to be noted elsewhere."""
     return Report(_head(head), f"journal: {head.count} entries, unbroken\nhead {head.sha256} (note it where this machine cannot write)")
+
+
+def _placed(items: Iterable[ImageReceipt | TreeReceipt]) -> list[str]:
+    """Tell where each component was put, which names there led elsewhere before, and which images were put nowhere."""
+    lines: list[str] = []
+    for item in items:
+        for place in item.placements:
+            lines.append(f"  {item.name}  in {place.target} as {printable(', '.join(place.tags) or place.id, 600)}")
+            lines += [f"  {item.name}  {printable(name)} led to {printable(was)} before" for name, was in place.displaced.items()]
+    reasons = [(item.name, getattr(item, "reason", None)) for item in items if not item.placements]
+    return lines + [f"  {name}  NOT PLACED: {reason}" for name, reason in reasons if reason]
 
 
 def _gate(gate: checks.Gate) -> list[str]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from airgap_images.bundle import (
+    IMAGE,
+    STREAM,
     Component,
     TreeFile,
     closure,
@@ -25,17 +27,19 @@ from airgap_images.bundle import (
     write_index,
     write_tree,
 )
-from airgap_images.http import Client
 from airgap_images.layout import PARTIAL, Layout, alone
-from airgap_images.oci import IMAGE_MANIFEST, INDEXES, MANIFESTS, Descriptor, Digest
+from airgap_images.oci import IMAGE_INDEX, IMAGE_MANIFEST, INDEXES, MANIFESTS, Descriptor, Digest, Index, Pairs
+from airgap_images.platform import Platform
+from airgap_images.remote.http import Address, Client
+from airgap_images.remote.registries import Registries
 from audit import checks
 from bundler import sources
 from bundler.fetch import Fetched, Silent, Want, Watch, fetch
-from bundler.sign import STREAM
 from manifests import canonical
 from manifests.errors import FindingsError, IntegrityError, SiteError, TrustError
-from manifests.lock import Lock, LockedComponent
+from manifests.lock import INDEX_FILE, Lock, LockedComponent
 from manifests.paths import printable
+from manifests.policy import Policy
 
 LOCK_COMPONENT = "airgap-lock"
 CHECKS_COMPONENT = "airgap-checks"
@@ -46,13 +50,18 @@ MODEL_FIELDS = {"license": "license", "architectures": "architecture", "torch_dt
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to build. ``folder`` is the lock's own; ``link`` shares local files with the bundle instead of copying them."""
+    """How to build. ``folder`` is the lock's own; ``link`` shares local files with the bundle instead of copying them.
+
+    ``policy`` says whose upstream signatures are believed; what the bundle holds does not depend on it.
+    """
 
     folder: Path
     caches: tuple[Layout, ...] = ()
     link: bool = False
     paranoid: bool = False
     jobs: int = 4
+    policy: Policy | None = None
+    registries: Registries = field(default_factory=Registries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +89,7 @@ def build(lock: Lock, out: Path, client: Client, options: Options, watch: Watch 
         if options.paranoid:
             _drop_damaged(layout)
         fetched = fetch(
-            _wants(lock, client),
+            _wants(lock, client, options.registries),
             layout,
             client,
             folder=options.folder,
@@ -90,12 +99,12 @@ def build(lock: Lock, out: Path, client: Client, options: Options, watch: Watch 
             watch=watch or Silent(),
         )
         made = [_component(layout, component) for component in lock.components]
-        results = checks.run_all(checks.Subject(layout, tuple(made)))
+        results = checks.run_all(checks.Subject(layout, tuple(made), options.policy))
         gate = checks.gate(results, lock.checks)
         if gate.refused:
             raise FindingsError(_refusal(gate), hint="use other files, or state in `checks:` what you accept, then lock again")
         made += [_own(layout, LOCK_COMPONENT, "lock", LOCK_FILE, lock.to_bytes())]
-        made += [_own(layout, CHECKS_COMPONENT, "checks", "checks.json", canonical.readable(checks.as_json(results, gate)))]
+        made += [_own(layout, CHECKS_COMPONENT, "checks", "checks.json", _lasting(results, lock))]
         raw, changed = _write(layout, lock, made)
         blobs = closure(layout, parse_index(raw))
         _remove_unreferenced(layout, blobs)
@@ -131,13 +140,24 @@ def _is_signed(layout: Layout) -> bool:
     return (layout.root / "signatures").exists()
 
 
-def _wants(lock: Lock, client: Client) -> Iterator[Want]:
+def _wants(lock: Lock, client: Client, registries: Registries) -> Iterator[Want]:
+    reached: dict[str, bool] = {}
     for component in lock.components:
-        credentials = sources.load(component.kind).credentials(client)
+        credentials = sources.load(component.kind).credentials(client, registries)
         for pin in component.files:
             label = f"{component.name}/{pin.path.rsplit('/', 1)[-1]}"
             accept = pin.media_type if pin.media_type in MANIFESTS | INDEXES else "*/*"
-            yield Want(pin.url, Digest(pin.sha256), pin.size, label, credentials, accept)
+            *others, last = sources.addresses(component.kind, pin.url, registries)
+            for url in (*(url for url in others if _reached(client, url, reached)), last):
+                yield Want(url, Digest(pin.sha256), pin.size, label, credentials, accept)
+
+
+def _reached(client: Client, url: str, known: dict[str, bool]) -> bool:
+    """Say whether the server of ``url`` answers, whatever it answers; each is asked once, so that a dead one costs once."""
+    origin = Address.parse(url).origin
+    if origin not in known:
+        known[origin] = client.hasty().answers(origin)
+    return known[origin]
 
 
 def _component(layout: Layout, locked: LockedComponent) -> Component:
@@ -160,18 +180,42 @@ def _tree(layout: Layout, locked: LockedComponent) -> Descriptor:
 
 
 def _image(layout: Layout, locked: LockedComponent) -> Descriptor:
+    for text in locked.inline:  # at most one, and then it is the root
+        return _some_platforms(layout, locked, text.text.encode())
     root = next(pin for pin in locked.files if pin.sha256 == locked.root)
     media_type = root.media_type or IMAGE_MANIFEST
     if media_type not in MANIFESTS | INDEXES:
         raise IntegrityError(f"{locked.name}: root has media type {printable(media_type)!r}", hint="lock again")
-    system, architecture = locked.identity.get("platform", "linux/amd64").split("/")[:2]
-    platform = (("architecture", architecture), ("os", system))
+    platform = _platform(locked) if media_type in MANIFESTS else ()
     return wrap(layout, Descriptor(media_type, Digest(root.sha256), root.size, platform=platform))
+
+
+def _some_platforms(layout: Layout, locked: LockedComponent, raw: bytes) -> Descriptor:
+    """Store the index of some platforms of an image; raises IntegrityError unless it lists pinned manifests only."""
+    index = Index.parse(raw, f"{locked.name}/{INDEX_FILE}")
+    pinned = {(pin.media_type, pin.sha256, pin.size) for pin in locked.files}
+    listed = {(entry.media_type, entry.digest.hex, entry.size) for entry in index.manifests}
+    if index.artifact_type != IMAGE or len(listed) < 2 or listed - pinned:  # noqa: PLR2004 - of one the manifest itself is the root
+        raise IntegrityError(f"{locked.name}/{INDEX_FILE}: not an index of several pinned manifests", hint="lock again")
+    return Descriptor(IMAGE_INDEX, layout.put(raw), len(raw), artifact_type=IMAGE)
+
+
+def _platform(locked: LockedComponent) -> Pairs:
+    platform = Platform.of(*(*locked.identity.get("platform", "linux/amd64").split("/"), "", "")[:3])
+    stated = {"os": platform.os, "architecture": platform.architecture, "variant": platform.variant}
+    stated["os.version"] = locked.facts.get("os-version", "")
+    return tuple(sorted((key, text) for key, text in stated.items() if text))
 
 
 def _own(layout: Layout, name: str, kind: str, path: str, data: bytes) -> Component:
     root = write_tree(layout, [TreeFile(path, layout.put(data), len(data))])
     return Component(name, kind, "tree", None, component_descriptor(root, name=name, kind=kind, form="tree"))
+
+
+def _lasting(results: tuple[checks.CheckResult, ...], lock: Lock) -> bytes:
+    """Return the results that depend on the lock alone, so that one lock stays one bundle, whatever policy it is built under."""
+    kept = tuple(result for result in results if not result.by_policy)
+    return canonical.readable(checks.as_json(kept, checks.gate(kept, lock.checks)))
 
 
 def _refusal(gate: checks.Gate) -> str:

@@ -2,44 +2,52 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-import ssl
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from airgap_images.http import Client
 from airgap_images.layout import Layout, exclusive, require_layout, write_atomic
 from airgap_images.oci import Digest
-from audit.terminal import Json, Report, Transfers, ask_secret, command, emit, note, warn
+from airgap_images.remote.certificates import Certificates
+from airgap_images.remote.http import Client
+from airgap_images.remote.registries import Registries
+from audit.terminal import Json, Report, Transfers, ask_secret, command, emit, lazily, note, warn
 from bundler import build as building
-from bundler import keys, render, resolve, sign
-from manifests import intent as intents
+from bundler import policies, render
 from manifests.diff import diff as compare
 from manifests.errors import AirgapError, UsageError
-from manifests.lock import Lock, read_bounded
-from manifests.policy import MAX_POLICY, Policy, first_policy
+from manifests.lock import Lock
+from manifests.policy import Policy
+
+if TYPE_CHECKING:
+    import ssl
+    from importlib import resources
+
+    from bundler import keys, resolve, sign
+    from manifests import intent as intents
+else:
+    keys, resolve, sign, intents = map(lazily, ("bundler.keys", "bundler.resolve", "bundler.sign", "manifests.intent"))
+    resources, ssl = map(lazily, ("importlib.resources", "ssl"))
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Build signed offline bundles of LLM platforms.")
-policies = typer.Typer(no_args_is_help=True, help="Make and explain the policy a site pins.")
-app.add_typer(policies, name="policy")
+app.add_typer(policies.app, name="policy")
 
 IntentFile = Annotated[Path, typer.Argument(metavar="BUNDLE.YAML", help="What to carry.")]
 LockFile = Annotated[Path, typer.Argument(metavar="BUNDLE.LOCK.JSON", help="What `lock` wrote and you reviewed.")]
 CacheFolder = Annotated[Path | None, typer.Option("--cache", metavar="DIR", help="Where bytes read while locking are kept.")]
 PassphraseFile = Annotated[Path | None, typer.Option("--passphrase-file", metavar="FILE", help="Read the passphrase from a file.")]
-SignerList = Annotated[list[str], typer.Option("--signer", metavar="NAME=FILE.pub", help="A person and their public key.")]
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 NOT_PLANNED = (
     "whether the models fit the GPUs: this version does not size them",
-    "container images' upstream signatures, and known vulnerabilities of anything carried",
+    "whether what upstream says of container images is good: it is collected here, and a policy judges it",
+    "known vulnerabilities of anything carried",
 )
 
 
@@ -110,13 +118,15 @@ def build(
     paranoid: Annotated[bool, typer.Option("--paranoid", help="Hash again what is already there.")] = False,
     jobs: Annotated[int, typer.Option("--jobs", min=1, max=64, help="Files fetched at once.")] = 4,
     reuse: Annotated[list[Path] | None, typer.Option("--reuse", metavar="BUNDLE", help="Take what another bundle has from there.")] = None,
+    policy: Annotated[Path | None, typer.Option("--policy", metavar="FILE", help="Judge images' upstream signatures by it.")] = None,
     cache: CacheFolder = None,
     as_json: Json = False,
 ) -> Report:
     """Fetch, check and lay out what a lock pins; run again to go on after an interruption."""
     lock = Lock.load(path)
     caches = (*(require_layout(folder) for folder in reuse or ()), _cache(cache))
-    options = building.Options(path.absolute().parent, caches, link=link, paranoid=paranoid, jobs=jobs)
+    options = building.Options(path.absolute().parent, caches, link=link, paranoid=paranoid, jobs=jobs, registries=_registries())
+    options = replace(options, policy=Policy.load(policy) if policy else None)
     with Transfers("fetching") as watch:
         return render.built(building.build(lock, out, _client(), options, watch), out)
 
@@ -126,7 +136,7 @@ def build(
 def keygen(
     name: Annotated[str, typer.Argument(help="Whose key it is.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for NAME.key and NAME.pub.")] = Path(),
-    algorithm: Annotated[keys.Curve, typer.Option("--algorithm", help="p256 is read by every tool.")] = "p256",
+    algorithm: Annotated[Literal["p256", "p384", "ed25519"], typer.Option("--algorithm", help="p256 is read by every tool.")] = "p256",
     no_passphrase: Annotated[bool, typer.Option("--no-passphrase", help="Leave the private key unencrypted.")] = False,
     passphrase_file: PassphraseFile = None,
     as_json: Json = False,
@@ -165,47 +175,6 @@ def sign_(
     return render.signed(result, known, sign.signers(folder, known) if known else frozenset())
 
 
-@policies.command("init")
-@command
-def policy_init(
-    path: Annotated[Path, typer.Argument(metavar="POLICY.JSON", help="File to write.")],
-    stream: Annotated[str, typer.Option("--stream", help="The stream of bundles it is for.")],
-    signer: SignerList,
-    threshold: Annotated[int, typer.Option("--threshold", min=1, help="How many of them must sign.")] = 1,
-    days: Annotated[int, typer.Option("--expires-in", min=1, max=3650, help="Days until it must be replaced.")] = 365,
-    as_json: Json = False,
-) -> Report:
-    """Write version 1 of a policy."""
-    if path.exists():
-        raise UsageError(f"{path}: exists already", hint="change it with `airgap-bundle policy add-signer`, or name another file")
-    made = first_policy(stream, _public_keys(signer), threshold=threshold, expires=_now() + timedelta(days=days))
-    write_atomic(path, made.to_bytes())
-    return _policy_report(path)
-
-
-@policies.command("add-signer")
-@command
-def policy_add_signer(
-    path: Annotated[Path, typer.Argument(metavar="POLICY.JSON", help="The policy to change.")],
-    signer: Annotated[str, typer.Option("--signer", metavar="NAME=FILE.pub", help="A person and their public key.")],
-    threshold: Annotated[int | None, typer.Option("--threshold", min=1, help="A new threshold; unchanged when absent.")] = None,
-    as_json: Json = False,
-) -> Report:
-    """Write the next version of a policy, with one more signer."""
-    ((name, pem),) = _public_keys([signer]).items()
-    write_atomic(path, Policy.load(path).with_signer(name, pem, threshold=threshold).to_bytes())
-    return _policy_report(path)
-
-
-@policies.command("show")
-@command
-def policy_show(
-    path: Annotated[Path, typer.Argument(metavar="POLICY.JSON", help="The policy to explain.")], as_json: Json = False
-) -> Report:
-    """Say in sentences what a policy accepts, and its sha256."""
-    return _policy_report(path)
-
-
 @app.command("diff")
 @command
 def diff_(
@@ -233,7 +202,14 @@ def _resolve(path: Path, previous: Lock | None, cache: Path | None) -> Lock:
     store = _cache(cache)
     with exclusive(store.root / ".lock", f"{store.root}: the cache"):
         around = resolve.Surroundings(
-            folder=path.absolute().parent, cache=store, client=_client(), now=_now(), warn=warn, step=lambda name: note(f"resolving {name}")
+            folder=path.absolute().parent,
+            cache=store,
+            client=_client(),
+            now=_now(),
+            warn=warn,
+            step=lambda name: note(f"resolving {name}"),
+            registries=_registries(),
+            environment=os.environ,
         )
         return resolve.resolve(intent, document, previous, around)
 
@@ -255,22 +231,12 @@ def _client() -> Client:
     named = next((os.environ[name] for name in CA_VARIABLES if os.environ.get(name)), None)
     found = named or ssl.get_default_verify_paths().cafile
     netrc = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
-    return Client(ca_file=Path(found) if found else None, netrc=netrc if netrc.is_file() else None)
+    ca_file, tls = Path(found) if found else None, Certificates.load(Path.home())
+    return Client(ca_file=ca_file, netrc=netrc if netrc.is_file() else None, tls=tls)
 
 
-def _public_keys(signers: list[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for text in signers:
-        name, separator, file = text.partition("=")
-        if not separator or not file or name in found:
-            raise UsageError(f"--signer {text!r} is not NAME=FILE.pub, each name once", hint="for example --signer alice=keys/alice.pub")
-        found[name] = read_bounded(Path(file), MAX_POLICY).decode(errors="replace")
-    return found
-
-
-def _policy_report(path: Path) -> Report:
-    raw = read_bounded(path, MAX_POLICY)
-    return render.policy(Policy.parse(raw, str(path)), hashlib.sha256(raw).hexdigest(), _now())
+def _registries() -> Registries:
+    return Registries.load(os.environ, Path.home())
 
 
 def _now() -> datetime:

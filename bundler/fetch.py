@@ -17,10 +17,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from airgap_images.http import Client, Credentials, HttpError, NoCredentials, TransferError, redacted
 from airgap_images.layout import PARTIAL, Layout, disk, open_regular
 from airgap_images.oci import MAX_BLOB, Digest
-from bundler.partial import hold
+from airgap_images.remote.http import Client, Credentials, HttpError, NoCredentials, TransferError, redacted
+from bundler.partial import BLOCK, hold
 from bundler.transfer import Hooks, Pinned, Unpinned, WrongBytesError
 from bundler.watch import Meter, Silent, Watch
 from manifests.errors import AirgapError, IntegrityError, NetworkError, SiteError, UsageError
@@ -28,6 +28,8 @@ from manifests.paths import printable
 
 __all__ = ["Fetched", "Silent", "Want", "Watch", "fetch", "fetch_unpinned"]
 
+BUFFERS = 64 << 20  # bytes of memory for all files under way
+SMALLEST_BLOCK = 256 << 10  # bytes
 MARGIN = 64 << 20  # bytes of disk left free
 ROOM_STEP = 64 << 20  # bytes between two looks at the disk when the size of a file is not known
 LOOK_AGAIN = 0.2  # seconds between two looks at a file that another process is fetching
@@ -101,7 +103,7 @@ def fetch(
     """
     files = _distinct(wants)
     missing = [file for file in files if not layout.has(file.digest, file.size)]
-    run = _Run(layout, client, folder, caches, link, watch or Silent())
+    run = _Run(layout, client, folder, caches, link, watch or Silent(), _block(jobs))
     run.watch.begin(sum(file.size for file in missing), len(missing))
     run.check_space(missing)
     return Fetched(files=len(files), present=len(files) - len(missing)) + _each(run, missing, jobs)
@@ -135,6 +137,7 @@ class _Run:
     caches: tuple[Layout, ...]
     link: bool
     watch: Watch
+    block: int = BLOCK
     failed: threading.Event = field(default_factory=threading.Event)
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -260,7 +263,7 @@ class _Run:
 
     def _from(self, want: Want, file: _File) -> Fetched:
         """Fetch from one address; if it was begun by another run and is wrong, once more from its start."""
-        with hold(self.layout, file.digest.hex, self.look_again) as growing:
+        with hold(self.layout, file.digest.hex, self.look_again, self.block) as growing:
             if self.layout.has(file.digest, file.size):  # another process was faster
                 growing.discard()
                 return Fetched(present=1)
@@ -305,6 +308,11 @@ def _each(run: _Run, files: list[_File], jobs: int) -> Fetched:
     if failures:
         raise _summary(failures, unbegun)
     return done
+
+
+def _block(jobs: int) -> int:
+    """Return how large a block may be so that two for each of ``jobs`` files fit the memory for them."""
+    return max(SMALLEST_BLOCK, min(BLOCK, 1 << (BUFFERS // (2 * jobs)).bit_length() - 1))
 
 
 def _distinct(wants: Iterable[Want]) -> list[_File]:

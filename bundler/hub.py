@@ -23,8 +23,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import ModelInfo, RepoFile
 
-from airgap_images.http import Address, Credentials, HostToken, NoCredentials
 from airgap_images.oci import MAX_BLOB
+from airgap_images.remote.http import Address, Credentials, HostToken, NoCredentials
 from manifests.errors import AirgapError, InvalidFileError, NetworkError, UsageError
 from manifests.paths import printable
 

@@ -18,7 +18,7 @@ from audit.verify.trust import HASHES
 from manifests.errors import UsageError
 from manifests.lock import read_bounded
 from manifests.paths import NAME, printable
-from manifests.policy import PublicKey, algorithm_of, key_id
+from manifests.publickey import PublicKey, algorithm_of, key_id
 
 Curve = Literal["p256", "p384", "ed25519"]
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey

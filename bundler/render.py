@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from audit import checks
 from audit.terminal import Report, human, table
 from bundler.build import Built
-from bundler.sign import Signed
+from manifests import canonical
 from manifests.diff import Difference
 from manifests.lock import Lock, LockedComponent
 from manifests.paths import printable
 from manifests.policy import Policy, Role
+
+if TYPE_CHECKING:
+    from bundler.sign import Signed
 
 MAX_CHANGES = 40  # differences shown to people; --json has all
 FACTS = ("commit", "digest", "packages", "license", "sha256", "tree")  # what identifies a component, first found first
@@ -107,6 +111,7 @@ def policy(found: Policy, sha256: str, now: datetime) -> Report:
         lines.append(f"  {name}: {signer.alg}, key id {signer.key_id}{revoked}")
     lines += [f"Bundle sha256:{root} is refused." for root in found.revoked.roots]
     lines += [f"Any bundle with blob sha256:{blob} is refused." for blob in found.revoked.blobs]
+    lines += _upstream(found)
     fate = {"warn": "let through with a warning", "refuse": "refused"}
     lines += [f"A grave finding behind gate {name} is {fate[what]}." for name, what in sorted(found.gates.items())]
     return Report({"sha256": sha256, "policy": found.model_dump(mode="json"), "expired": found.expires_at <= now}, "\n".join(lines))
@@ -115,6 +120,21 @@ def policy(found: Policy, sha256: str, now: datetime) -> Report:
 def differences(changes: Iterable[Difference]) -> list[dict[str, str]]:
     """Return differences as data."""
     return [{"change": d.change, "component": d.component, "new": d.new, "old": d.old, "what": d.what} for d in changes]
+
+
+def _upstream(found: Policy) -> list[str]:
+    """Say whose signatures on images count, rule by rule in the order in which they are tried."""
+    section = found.upstream
+    if not section.images:
+        return ["Nobody is named who signs images: no upstream signature of an image is judged."]
+    lines = ["Images are judged by the first of these rules that matches; one that none matches is not assessed:"]
+    for rule in section.images:
+        asked = [f"a signature by {' or '.join(rule.signed_by)}"] if rule.signed_by else []
+        asked += [f"an attestation {wanted.predicate} by {' or '.join(wanted.by)}" for wanted in rule.attestations]
+        lines.append(f"  {rule.match}: {' and '.join(asked)}")
+    lines += [f"  {name} is {identity.words}" for name, identity in sorted(section.identities.items())]
+    digests = {name: hashlib.sha256(canonical.compact(root)).hexdigest() for name, root in sorted(section.trusted_roots.items())}
+    return lines + [f"  trusted root {name}: sha256 {sha256} of its compact JSON" for name, sha256 in digests.items()]
 
 
 def _who(role: Role) -> str:
@@ -127,10 +147,12 @@ def _components(lock: Lock) -> str:
     rows = [("component", "kind", "files", "size", "identity", "licence")]
     for component in lock.components:
         said = {**component.facts, **component.identity}
-        identity = next((said[key] for key in FACTS if key != "license" and key in said), "")
+        identity = printable(next((said[key] for key in FACTS if key != "license" and key in said), ""), 19)
+        if "of" in component.identity:  # what upstream says of the image before it
+            identity = f"signatures: {printable(said.get('upstream-signatures', ''), 30)}"
         licence = said.get("license", "not stated" if component.model else "")
         count = str(len(component.files) + len(component.inline))
-        rows.append((component.name, component.kind, count, human(component.size), printable(identity, 19), printable(licence, 24)))
+        rows.append((component.name, component.kind, count, human(component.size), identity, printable(licence, 24)))
     return table(rows, frozenset({2, 3}))
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from airgap_images.http import Client
 from airgap_images.layout import Layout
+from airgap_images.remote.http import Client
+from airgap_images.remote.registries import Registries
 from bundler import sources
 from bundler.sources import Context
 from manifests.errors import InvalidFileError
@@ -20,7 +21,10 @@ from manifests.yamlfile import Document
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What resolving needs from outside; ``step`` is told each component's name before it is resolved."""
+    """What resolving needs from outside; ``step`` is told each component's name before it is resolved.
+
+    ``registries`` is what this host says of registries; ``environment`` says where its container engine listens.
+    """
 
     folder: Path
     cache: Layout
@@ -28,6 +32,8 @@ class Surroundings:
     now: datetime
     warn: Callable[[str], None]
     step: Callable[[str], None]
+    registries: Registries = field(default_factory=Registries)
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def resolve(intent: Intent, document: Document, previous: Lock | None, around: Surroundings) -> Lock:
@@ -48,8 +54,12 @@ def resolve(intent: Intent, document: Document, previous: Lock | None, around: S
             client=around.client,
             uploaded_before=before,
             warn=around.warn,
+            registries=around.registries,
+            environment=around.environment,
+            beside=tuple(other for name, other in known.items() if name.startswith(f"{component.name}.")),
         )
-        locked.append(sources.load(component.kind).resolve(component.name, component.role, options, context))
+        found = sources.load(component.kind).resolve(component.name, component.role, options, context)
+        locked += (found, *sources.companions(found, options, context))
     return Lock(
         name=intent.name,
         stream=intent.stream,

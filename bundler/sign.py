@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from airgap_images.bundle import closure, parse_index, strays, sums
+from airgap_images.bundle import STREAM, closure, parse_index, strays, sums
 from airgap_images.layout import Layout, read_regular, require_layout, write_atomic
 from airgap_images.oci import Digest, Index
 from audit.verify.trust import verifies
@@ -21,10 +21,10 @@ from bundler.keys import Signer
 from manifests import statement
 from manifests.errors import IntegrityError, TrustError, UsageError
 from manifests.paths import NAME, printable
-from manifests.policy import Policy, algorithm_of
+from manifests.policy import Policy
+from manifests.publickey import algorithm_of
 from manifests.statement import SUFFIX, Envelope, Predicate, Statement
 
-STREAM = "airgap.stream"
 _TORN = re.compile(rf"\..+{re.escape(SUFFIX)}\.[0-9a-f]{{16}}")  # what write_atomic leaves when it is killed
 
 

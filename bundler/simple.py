@@ -17,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, parse_sdist_filename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from airgap_images.http import Client
+from airgap_images.remote.http import Client
 from bundler.wheels import PythonTarget
 from manifests import canonical
 from manifests.errors import InvalidFileError

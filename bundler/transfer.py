@@ -11,11 +11,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from airgap_images.http import Client, Credentials, HttpError, Response, TransferError, redacted
 from airgap_images.oci import Digest
+from airgap_images.remote.http import Client, Credentials, HttpError, Response, TransferError, redacted
 from bundler.partial import GrowingFile
 from manifests.errors import IntegrityError, NetworkError
 
+LARGE = 8 << 20  # bytes for which a connection of its own is worth it
 SAMPLE = 1 << 20  # bytes kept for inspection of an answer that announces a wrong size
 REFUSED = "look at what came: the file was changed upstream (lock again) or on the way (distrust the server or the proxy)"
 PARTIAL_CONTENT, RANGE_NOT_SATISFIABLE = 206, 416
@@ -100,6 +101,7 @@ class Pinned:
                 headers=(f"Accept: {accept}",),
                 credentials=credentials,
                 on_answer=self._judge,
+                receiver=self if self._size - start >= LARGE else None,
                 cancelled=self._hooks.cancelled,
             )
         except HttpError as error:
@@ -151,6 +153,19 @@ class Pinned:
             self._hooks.moved(self._file.write(chunk))
         if self._wrong_size:
             raise _EndedError
+
+    def expects(self, count: int) -> bool:
+        """Say whether all that is missing, and nothing else, comes next; an http.Receiver is asked that."""
+        return self._sample is None and not self._skip and count == self._size - self._file.arrived
+
+    def room(self) -> memoryview:
+        """Return where the next bytes belong."""
+        return self._file.room()
+
+    def took(self, count: int) -> None:
+        """Take note of bytes that were put there."""
+        self.received += count
+        self._hooks.moved(self._file.took(count))
 
     def _pause(self, url: str, error: HttpError | TransferError, failures: int) -> None:
         pause = self._client.retry.pause(failures, error)

@@ -25,6 +25,7 @@ class Checks(Frozen):
 
     pickle: Literal["refuse", "warn"] = Field(default="refuse", description="model files that run code when loaded")
     remote_code: Literal["refuse", "warn"] = Field(default="refuse", description="model configuration that names code to run")
+    upstream: Literal["refuse", "warn"] = Field(default="refuse", description="images whose upstream signature is missing or unverifiable")
     quarantine_days: int = Field(default=0, ge=0, le=3650, description="days a package must have been public")
 
 
@@ -64,6 +65,9 @@ class Intent(Frozen):
         reserved = [name for name in names if name.startswith("airgap-")]
         if reserved:
             raise ValueError(f"component name {reserved[0]!r}: names starting with `airgap-` are reserved")
+        beside = [name for name in names if name.endswith(".upstream")]
+        if beside:
+            raise ValueError(f"component name {beside[0]!r}: names ending in `.upstream` are for what upstream says of an image")
         return self
 
     @property

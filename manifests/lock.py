@@ -7,6 +7,7 @@ A byte that is not in the lock cannot get into a bundle. Two locks of the same u
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from manifests.paths import check_disjoint, check_relative
 
 MAX_LOCK = 256 << 20  # bytes; a lock of 100,000 files is about 40 MB
 MAX_INLINE = 4 << 20  # bytes of text in one inline file
+INDEX_FILE = "index.json"  # the one inline file an image may have: an index of some of its platforms
 
 Kind = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$")]
@@ -77,7 +79,8 @@ class LockedComponent(Frozen):
 
     ``identity`` is what upstream calls it (commit, image digest, versions); ``facts`` are further texts for
     inventory and evidence. ``form`` says how it crosses: ``image`` (pins are OCI blobs, ``root`` names the
-    manifest to start from) or ``tree`` (pins and inline files are files with their final relative paths).
+    manifest or index to start from, which may be an inline ``index.json`` made while resolving) or ``tree`` (pins and
+    inline files are files with their final relative paths).
     """
 
     name: Name
@@ -94,10 +97,11 @@ class LockedComponent(Frozen):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if self.form == "image":
-            if self.root is None or self.root not in {pin.sha256 for pin in self.files}:
+            made = [(text.path, hashlib.sha256(text.text.encode()).hexdigest()) for text in self.inline]
+            if self.root is None or self.root not in {*(pin.sha256 for pin in self.files), *(sha256 for _, sha256 in made)}:
                 raise ValueError("an image needs `root`, the sha256 of one of its files")
-            if self.inline:
-                raise ValueError("an image has no inline files")
+            if made not in ([], [(INDEX_FILE, self.root)]):
+                raise ValueError(f"an image has no inline files but `{INDEX_FILE}`, whose sha256 is `root`")
         else:
             with as_field_error():
                 check_disjoint((*(pin.path for pin in self.files), *(text.path for text in self.inline)), f"component {self.name}")

@@ -6,27 +6,22 @@ algorithm are read here and nowhere else, so that no bundle can choose how it is
 
 from __future__ import annotations
 
-import hashlib
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from pydantic import AfterValidator, Field, model_validator
 
 from manifests import canonical
 from manifests.errors import InvalidFileError
 from manifests.lock import Frozen, Name, Sha256, parse_model, read_bounded
+from manifests.publickey import Algorithm, PublicKey, algorithm_of, canonical_pem, key_id, load_public_key
+from manifests.upstream import Upstream
 
 MAX_POLICY = 1 << 20  # bytes
 MAX_SIGNERS = 256
 
-Gate = Annotated[str, Field(pattern="^(pickle|remote_code)$")]  # the fields of `checks` in bundle.yaml that have a check
-Algorithm = Literal["ecdsa-p256-sha256", "ecdsa-p384-sha384", "ed25519"]
-PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
-CURVES: dict[str, Algorithm] = {"secp256r1": "ecdsa-p256-sha256", "secp384r1": "ecdsa-p384-sha384"}
+Gate = Annotated[str, Field(pattern="^(pickle|remote_code|upstream)$")]  # the fields of `checks` in bundle.yaml that have a check
 
 
 def _time(text: str) -> str:
@@ -118,6 +113,7 @@ class Policy(Frozen):
     roles: Roles
     revoked: Revoked = Field(default_factory=Revoked)
     gates: dict[Gate, Literal["refuse", "warn"]] = Field(default_factory=dict, description="what a grave finding does, by gate")
+    upstream: Upstream = Field(default_factory=Upstream, description="whom to believe about images other people made")
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -143,8 +139,9 @@ class Policy(Frozen):
         return cls.parse(read_bounded(path, MAX_POLICY), str(path))
 
     def to_bytes(self) -> bytes:
-        """Return the one encoding of this policy."""
-        return canonical.readable(self.model_dump(mode="json"))
+        """Return the one encoding of this policy; a policy that says nothing of upstream has no such section."""
+        silent = self.upstream == Upstream()
+        return canonical.readable(self.model_dump(mode="json", exclude={"upstream"} if silent else None))
 
     @property
     def expires_at(self) -> datetime:
@@ -163,6 +160,10 @@ class Policy(Frozen):
             role["threshold"] = threshold or role["threshold"]
         return _checked(value)
 
+    def with_upstream(self, section: Upstream) -> Policy:
+        """Return the next version of this policy, with another upstream section."""
+        return _checked(self.model_dump(mode="json") | {"version": self.version + 1, "upstream": section.model_dump(mode="json")})
+
 
 def first_policy(stream: str, signers: dict[str, str], *, threshold: int, expires: datetime) -> Policy:
     """Return version 1 of a policy; ``signers`` maps names to PEM public keys, all of them in both roles."""
@@ -180,35 +181,7 @@ def first_policy(stream: str, signers: dict[str, str], *, threshold: int, expire
 def signer_entry(pem: str) -> dict[str, str]:
     """Return the policy entry of a public key; the key is written anew in its one canonical form."""
     key = load_public_key(pem)
-    text = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
-    return {"type": "key", "alg": algorithm_of(key), "key": text}
-
-
-def load_public_key(pem: str) -> PublicKey:
-    """Parse a PEM public key; raises ValueError unless it is P-256, P-384 or Ed25519."""
-    try:
-        key = serialization.load_pem_public_key(pem.encode())
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise ValueError("not a PEM public key") from None
-    if not isinstance(key, (ec.EllipticCurvePublicKey, ed25519.Ed25519PublicKey)):
-        raise ValueError("the key is neither ECDSA nor Ed25519")  # noqa: TRY004 - pydantic turns ValueError into a field error
-    algorithm_of(key)
-    return key
-
-
-def algorithm_of(key: PublicKey) -> Algorithm:
-    """Return the one algorithm a key is used with here; raises ValueError for other curves."""
-    if isinstance(key, ed25519.Ed25519PublicKey):
-        return "ed25519"
-    if key.curve.name not in CURVES:
-        raise ValueError(f"curve {key.curve.name} is not accepted; use P-256, P-384 or Ed25519")
-    return CURVES[key.curve.name]
-
-
-def key_id(key: PublicKey) -> str:
-    """Return the sha256 (hex) of a key's DER SubjectPublicKeyInfo."""
-    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(der).hexdigest()
+    return {"type": "key", "alg": algorithm_of(key), "key": canonical_pem(key)}
 
 
 def _checked(value: Any) -> Policy:

@@ -165,6 +165,8 @@ def test_licences_are_spdx_only_where_the_list_has_them(bom):
         "classy": [{"license": {"name": "MIT License", **declared}}],
         "evil": [{"license": {"name": HOSTILE, **declared}}],
         "acme/Mini-1B": [{"license": {"id": "Apache-2.0", **declared}}],
+        "libz": [{"license": {"id": "Zlib", **declared}}],
+        "left": [{"license": {"name": HOSTILE.replace("\N{RIGHT-TO-LEFT OVERRIDE}", "\N{REPLACEMENT CHARACTER}"), **declared}}],
     }
     assert facts(component(bom, "silent"))["licence"] == "unknown"
     assert facts(component(bom, "foo-bar-x"))["licence:0:source"] == "METADATA, License-Expression"
@@ -188,14 +190,15 @@ def test_what_is_complete_and_what_is_not_is_said(bom):
     assert image not in complete["assemblies"]
     assert "component:mini" in complete["assemblies"]
     assert complete["dependencies"] == ["bundle"]
-    assert len(unknown["dependencies"]) == 5
-    assert image not in {entry["ref"] for entry in bom["dependencies"]}  # listed there, it would have no dependencies
+    assert len(unknown["dependencies"]) == 8
 
 
 def test_packages_hang_below_their_component(bom):
     edges = {entry["ref"]: entry["dependsOn"] for entry in bom["dependencies"]}
     assert edges["bundle"] == [f"component:{name}" for name in ("airgap-lock", "docs", "driver", "gateway", "mini", "server")]
     assert len(edges["component:gateway"]) == 5
+    assert [component(bom, name)["bom-ref"] in edges["component:server"] for name in ("libz", "tiny", "left")] == [True] * 3
+    assert "hashes" not in component(bom, "libz")  # its layer's digest is not its own
 
 
 def test_files_beyond_the_limit_are_counted_and_the_list_is_not_called_complete(bundle, monkeypatch):

@@ -31,8 +31,8 @@ def who(tmp_path_factory) -> bundles.Site:
 def first(tmp_path_factory, who: bundles.Site) -> Iterator[Desk]:
     with installs.in_memory(tmp_path_factory.getbasetemp()) as folder:
         made = Desk(folder, who)
-        made.install(made.bundle(1), engine=made.shelf)
-        made.install(made.bundle(2), engine=made.shelf)
+        made.install(made.bundle(1), targets=(made.shelf,))
+        made.install(made.bundle(2), targets=(made.shelf,))
         yield made
 
 
@@ -45,7 +45,7 @@ def desk(tmp_path: Path, first: Desk) -> Iterator[Desk]:
 
 
 def check(desk: Desk) -> drift.Drift:
-    return drift.check(desk.store, engine=desk.shelf)
+    return drift.check(desk.store, targets=(desk.shelf,))
 
 
 def found(desk: Desk) -> set[tuple[str, str]]:
@@ -84,7 +84,7 @@ def test_it_reads_each_inode_once_and_changes_nothing(desk):
                 moved.append(count)
 
     before = look(desk.store, leave_out=())
-    result = drift.check(desk.store, engine=desk.shelf, watch=Watch())
+    result = drift.check(desk.store, targets=(desk.shelf,), watch=Watch())
     on_disk = sum(path.stat().st_size for path in (desk.store / "blobs/sha256").iterdir())
     assert sum(moved) == result.bytes == on_disk  # the installed files are the same inodes
     assert result.files > len(list((desk.store / "blobs/sha256").iterdir()))
@@ -99,7 +99,7 @@ def test_each_difference_is_told_when_it_is_found(desk):
             told.append(error.message)
 
     (desk.store / "current/docs/README.md").unlink()
-    drift.check(desk.store, engine=desk.shelf, watch=Watch())
+    drift.check(desk.store, targets=(desk.shelf,), watch=Watch())
     assert told == ["generations/2/docs/README.md: missing: was installed and is gone"]
 
 
@@ -313,7 +313,7 @@ class TestRecords:
         result = check(desk)
         assert {finding.kind for finding in result.findings} == {"bundle"}
         assert [text for text in result.not_checked if "The files of generation 2" in text]
-        assert [text for text in result.not_checked if "images" in text]
+        assert [text for text in result.not_checked if "put into shelf" in text]
 
     def test_a_damaged_list_of_files_leaves_that_component_uncompared_and_says_so(self, desk):
         receipt = check(desk).receipt
@@ -356,7 +356,7 @@ class TestRecords:
             drift.check(desk.folder / "elsewhere")
 
     def test_after_going_back_the_older_generation_is_compared(self, desk):
-        undo.rollback(desk.store, now=NOW, engine=desk.shelf)
+        undo.rollback(desk.store, now=NOW, targets=(desk.shelf,))
         assert check(desk).exit_code == 0
         (desk.store / "generations/2/docs/README.md").unlink()
         assert check(desk).exit_code == 0  # not what is installed
@@ -367,7 +367,7 @@ class TestRecords:
 class TestImages:
     def test_one_that_is_gone(self, desk):
         for held in desk.shelf.held():
-            desk.shelf.remove(held)
+            (desk.shelf.folder / held.id[7:]).unlink()
         (finding,) = check(desk).findings
         assert (finding.kind, finding.place, finding.detail) == ("image", "tool", "was placed in shelf and is not there now")
 
@@ -379,11 +379,11 @@ class TestImages:
 
     def test_without_an_engine_they_are_not_checked(self, desk):
         result = drift.check(desk.store)
-        assert (result.exit_code, result.not_checked) == (5, ("The images in the container engine (tool): no engine was given.",))
+        assert (result.exit_code, result.not_checked) == (5, ("What was put into shelf (tool): it was not given.",))
 
     def test_an_engine_that_does_not_answer_is_not_checked(self, desk):
-        result = drift.check(desk.store, engine=Shelf(desk.folder / "no-such"))
-        assert (result.exit_code, result.not_checked) == (5, ("The images in the container engine (tool): no engine answers.",))
+        result = drift.check(desk.store, targets=(Shelf(desk.folder / "no-such"),))
+        assert (result.exit_code, result.not_checked) == (5, ("What was put into shelf (tool): no engine answers.",))
 
     def test_images_that_were_never_placed_are_a_remark(self, tmp_path, who):
         desk = Desk(tmp_path, who)
@@ -418,4 +418,4 @@ def test_hostile_names_are_printed_harmlessly(desk):
 
 def test_a_store_named_through_a_link_is_checked(desk):
     (desk.folder / "link").symlink_to(desk.store)
-    assert drift.check(desk.folder / "link", engine=desk.shelf).store == Store.existing(desk.store).root
+    assert drift.check(desk.folder / "link", targets=(desk.shelf,)).store == Store.existing(desk.store).root

@@ -18,6 +18,10 @@ from parts import engine as engines
 from parts import httpd, hub, images, models
 from parts.cli import NO_NETWORK, Desk, need_namespaces
 from parts.registry import registry
+from parts.signed import Pushed, Repository
+from parts.upstream import VENDOR
+
+from airgap_images.oci import IMAGE_MANIFEST
 
 pytestmark = [pytest.mark.parts, pytest.mark.network]
 DRIVER = bytes(range(256)) * 40_000
@@ -49,6 +53,8 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Journey]:
         commit = server.publish("acme/tiny", models.llama())
         images.busybox().push(upstream.host, "team/busybox:1.0")
         image = f"{upstream.host}/team/busybox:1.0"
+        manifest = images.tool("skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{image}").encode()
+        Repository(upstream, "team/busybox").tag_signature(Pushed(manifest, IMAGE_MANIFEST), VENDOR)
         digest = json.loads(images.tool("skopeo", "inspect", "--tls-verify=false", f"docker://{image}"))["Digest"]
         url = web.serve("/driver.run", DRIVER)
         desk.write_intent(
@@ -61,15 +67,18 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Journey]:
             extra=TARGET,
         )
         desk.trust()
+        (folder / "vendor.pub").write_text(VENDOR.pem)
+        desk.bundle("policy", "upstream-key", "policy.json", "--identity", "vendor=vendor.pub")
+        desk.bundle("policy", "upstream-image", "policy.json", "--match", "127.0.0.1:*/team/*", "--signed-by", "vendor")
         desk.bundle("lock", "bundle.yaml")
         first = (folder / "bundle.lock.json").read_bytes()
         desk.bundle("lock", "bundle.yaml", "--check")
         shutil.rmtree(folder / "cache")
         desk.bundle("lock", "bundle.yaml")
         assert (folder / "bundle.lock.json").read_bytes() == first
-        desk.bundle("build", "bundle.lock.json", "--out", "bundle")
-        desk.bundle("build", "bundle.lock.json", "--out", "again", "--cache", "other-cache")
-        again = desk.bundle("build", "bundle.lock.json", "--out", "bundle", "--json").json
+        desk.bundle("build", "bundle.lock.json", "--out", "bundle", "--policy", "policy.json")
+        desk.bundle("build", "bundle.lock.json", "--out", "again", "--cache", "other-cache", code=5)  # without a policy the image is not assessed
+        again = desk.bundle("build", "bundle.lock.json", "--out", "bundle", "--policy", "policy.json", "--json").json
         assert (again["changed"], again["fetched"]["bytes"]) == (False, 0)
         desk.sign("bundle")
         yield Journey(desk, commit, image, digest)
@@ -91,12 +100,13 @@ def test_stock_tools_read_the_bundle(journey: Journey) -> None:
 
 def test_everything_on_the_isolated_side_runs_without_a_network(journey: Journey) -> None:
     desk, policy, store = journey.desk, "policy.json", "store-isolated"
-    assert desk.audit("verify", "bundle", "--policy", policy, "--json", isolated=True).json["verdict"] == "proved"
+    verified = desk.audit("verify", "bundle", "--policy", policy, "--json", isolated=True).json
+    assert (verified["verdict"], [(image["component"], image["result"]) for image in verified["upstream"]]) == ("proved", [("server", "good")])
     desk.audit("inspect", "bundle", isolated=True)
     installed = desk.audit("install", "bundle", "--policy", policy, "--store", store, "--json", isolated=True).json
     assert installed["changed"] is True
     (image,) = installed["receipt"]["images"]
-    assert image["placed"] is False
+    assert image["placements"] == []
     assert image["reason"]
     desk.audit("check", "--store", store, isolated=True)
     desk.audit("evidence", "--store", store, "--out", "evidence", isolated=True)
@@ -142,7 +152,7 @@ def test_the_image_runs_in_a_real_engine_under_the_registrys_digest(journey: Jou
         installed = desk.audit("install", "bundle", "--policy", "policy.json", *site, "--json").json
         (image,) = installed["receipt"]["images"]
         raw = (journey.bundle / "blobs" / "sha256" / journey.digest.removeprefix("sha256:")).read_bytes()
-        assert image["id"] == json.loads(raw)["config"]["digest"]
+        assert image["placements"][0]["id"] == json.loads(raw)["config"]["digest"]
         assert running.run(journey.image) == f"{images.GREETING}\n"
         desk.audit("check", *site)
         running.docker("image", "rm", "--force", journey.image)

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 from parts import httpd
 
-from airgap_images.http import Client, HostToken, HttpError, Retry, TransferError
 from airgap_images.layout import Layout
 from airgap_images.oci import Digest
+from airgap_images.remote.http import Client, HostToken, HttpError, Retry, TransferError
 from bundler import fetch as engine
 from bundler.fetch import Fetched, Silent, Want, fetch, fetch_unpinned
 from bundler.partial import hold
@@ -455,7 +455,7 @@ def test_a_disk_that_fills_up_keeps_what_arrived(server, client, tmp_path, monke
 SCRIPT = """
 import json, re, sys
 from pathlib import Path
-from airgap_images.http import Client, Retry
+from airgap_images.remote.http import Client, Retry
 from airgap_images.layout import Layout
 from airgap_images.oci import Digest
 from bundler.fetch import Want, fetch
@@ -565,8 +565,8 @@ def test_a_file_that_was_finished_between_opening_and_locking_is_let_go(layout, 
 
 def test_short_writes_are_completed(server, client, layout, tmp_path, monkeypatch) -> None:
     data = body(3 * MB)
-    whole = os.pwritev
-    monkeypatch.setattr(os, "pwritev", lambda fd, chunks, offset: whole(fd, [b"".join(chunks)[:1000]], offset))
+    whole = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: whole(fd, data[:4096], offset))
     fetch([want(server.serve("/a", data), data)], layout, client, folder=tmp_path)
     assert stored(layout, data)
 
@@ -580,6 +580,11 @@ def test_memory_is_flat(server, layout) -> None:
     done = result(start(server.serve("/a", pattern), Digest(digest.hexdigest()), size, layout))
     assert done["bytes"] == size
     assert done["memory"] < 100 * MB
+
+
+@pytest.mark.parametrize(("jobs", "block"), [(1, 4 << 20), (8, 4 << 20), (9, 2 << 20), (16, 2 << 20), (64, 512 << 10), (5000, 256 << 10)])
+def test_the_blocks_of_all_files_fit_the_memory_for_them(jobs, block) -> None:
+    assert engine._block(jobs) == block
 
 
 def test_an_end_from_outside_wakes_those_that_wait(server, layout, tmp_path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from parts import httpd
 
-from airgap_images.http import Address, Client, HostToken, HttpError, NoCredentials, Response, Retry, TransferError, redacted
+from airgap_images.remote.http import Address, Client, HostToken, HttpError, NoCredentials, Response, Retry, TransferError, redacted
 from manifests.errors import InvalidFileError, UsageError
 
 QUICK = Retry(attempts=3, first=0.01, ceiling=0.05)

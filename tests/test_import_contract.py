@@ -21,12 +21,26 @@ NETWORK = frozenset({
     "requests", "urllib3", "pycurl", "docker", "httpx", "httpx2", "httpcore", "aiohttp", "huggingface_hub", "sigstore", "tuf",
     "http.client", "http.server", "urllib.request", "ssl", "ftplib", "smtplib", "xmlrpc", "socketserver",
 })  # fmt: skip
-OWN_NETWORK = frozenset({"airgap_images.http", "airgap_images.registry", "airgap_images.engine"})
+OWN_NETWORK = frozenset({
+    "airgap_images.remote.exchange", "airgap_images.remote.http", "airgap_images.remote.tap", "airgap_images.remote.registry", "airgap_images.remote.authentication",
+    "airgap_images.placing.push", "airgap_images.placing.upload", "airgap_images.placing.docker_engine", "airgap_images.placing.podman", "airgap_images.placing.containerd",
+    "airgap_images.serving.listener",
+})  # fmt: skip
 FORBIDDEN = NETWORK | OWN_NETWORK | {"socket", "asyncio", "telnetlib"}
-# The one way to the container engine's client: taken only where the site names an engine, and passed on as an object.
-ALLOWED = {("audit.cli", "_engine", "airgap_images.engine")}
-NEEDED = ("audit.verify.walk", "audit.verify.trust", "audit.verify.state", "audit.checks", "audit.evidence", "audit.install", "audit.journal",
-          "audit.drift", "audit.terminal", "audit.cli")  # fmt: skip
+# The ways to an engine or a registry: each taken only where the site names such a target, which is passed on as an object.
+ALLOWED = {
+    ("audit.reach", "_docker", "airgap_images.placing.docker_engine"),
+    ("audit.reach", "_podman", "airgap_images.placing.podman"),
+    ("audit.reach", "_containerd", "airgap_images.placing.containerd"),
+    ("audit.reach", "_registry", "airgap_images.remote.http"),
+    ("audit.reach", "_registry", "airgap_images.remote.authentication"),
+    ("audit.reach", "_registry", "airgap_images.placing.push"),
+    ("audit.serve", "_listener", "airgap_images.serving.listener"),  # the other direction: `serve` opens a port, and nothing else does
+}
+# The one module that may import a network library: a program of its own, which no module imports; see docs/adr/0014.
+CHILD = "audit.verify._keyless_child"
+NEEDED = ("audit.verify.walk", "audit.verify.upstream", "audit.verify.keyless", "audit.verify.trust", "audit.verify.state", "audit.checks", "audit.evidence", "audit.install", "audit.journal",
+          "audit.drift", "audit.terminal", "audit.reach", "audit.serve", "audit.cli")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -133,10 +147,20 @@ def test_imports_point_left_only():
     assert not offences, shown(tuple(offences))
 
 
-@pytest.mark.parametrize("module", sorted(module for module in MODULES if module.split(".")[0] in {"manifests", "audit"}))
+@pytest.mark.parametrize("module", sorted(module for module in MODULES if module.split(".")[0] in {"manifests", "audit"} and module != CHILD))
 def test_no_module_of_the_isolated_side_reaches_network_code(module):
     found = next(paths(module), None)
     assert found is None, f"{module} reaches {found[-1].target}:\n  {shown(found)}"
+
+
+def test_the_keyless_verifier_is_a_program_that_nobody_imports_and_that_brings_one_library():
+    assert [shown((found,)) for found in IMPORTS if CHILD in {found.target, *parents(found.target)}] == []
+    own = [found for found in IMPORTS if found.module == CHILD]
+    assert {found.target.split(".")[0] for found in own if offends(found.target)} == {"sigstore"}
+    assert all(found.function for found in own if offends(found.target))  # after the process has shut itself in
+    assert {found.target.split(".")[0] for found in own} & set(ORDER) == set()
+    starters = [module for module, path in MODULES.items() if CHILD.rpartition(".")[2] in path.read_text(encoding="utf-8")]
+    assert starters == ["audit.verify.keyless"]
 
 
 @pytest.mark.parametrize("module", sorted({"airgap_images.bundle", "airgap_images.layout", "airgap_images.oci"}))
@@ -144,22 +168,22 @@ def test_the_store_reaches_no_network_code(module):
     assert next(paths(module), None) is None
 
 
-def test_the_engine_is_reached_in_one_place_which_is_still_there():
-    there = {(found.module, found.function, found.target) for found in IMPORTS if found.target == "airgap_images.engine"}
+def test_targets_are_reached_in_one_module_only_and_by_these_ways_which_are_still_there():
+    there = {(found.module, found.function, found.target) for found in IMPORTS if found.target in OWN_NETWORK}
     assert {entry for entry in there if entry[0].split(".")[0] == "audit"} == ALLOWED
 
 
 def test_the_search_finds_what_it_is_for():
-    (chain,) = [chain for chain in paths("airgap_images.registry") if chain[-1].target == "airgap_images.http"][:1]
-    assert chain[0].module == "airgap_images.registry"
-    assert any(chain[-1].target == "pycurl" for chain in paths("airgap_images.http"))
+    (chain,) = [chain for chain in paths("airgap_images.remote.registry") if chain[-1].target == "airgap_images.remote.http"][:1]
+    assert chain[0].module == "airgap_images.remote.registry"
+    assert any(chain[-1].target == "pycurl" for chain in paths("airgap_images.remote.http"))
     assert list(paths("bundler.build"))
     tree = ast.parse("def f():\n    import urllib.request\nfrom http import client\nx = lazily('audit.cli')\nfrom requests.exceptions import E\n")
     assert [(found.function, found.target) for found in imports("m", tree)] == [
         ("f", "urllib.request"), ("", "http.client"), ("", "audit.cli"), ("", "requests.exceptions"),
     ]  # fmt: skip
-    assert all(offends(target) for target in ("urllib.request", "http.client", "requests.exceptions", "docker", "ssl", "airgap_images.engine"))
-    assert not any(offends(target) for target in ("urllib.parse", "http", "airgap_images.web", "audit.cli"))
+    assert all(offends(target) for target in ("urllib.request", "http.client", "requests.exceptions", "docker", "ssl", "airgap_images.placing.podman"))
+    assert not any(offends(target) for target in ("urllib.parse", "http", "airgap_images.remote.web", "audit.cli"))
 
 
 def test_a_chain_is_printed_link_by_link(monkeypatch):
@@ -196,5 +220,5 @@ def test_importing_the_whole_isolated_side_brings_no_network_code():
 
 
 def test_the_runtime_check_sees_what_is_imported():
-    assert "airgap_images.http" in imported("airgap_images.http").split(",")
-    assert "pycurl" in imported("airgap_images.http").split(",")
+    assert "airgap_images.remote.http" in imported("airgap_images.remote.http").split(",")
+    assert "pycurl" in imported("airgap_images.remote.http").split(",")

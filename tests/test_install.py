@@ -20,9 +20,11 @@ from parts import images as real_images
 from parts.expect import refused
 from parts.installs import NOW, REFERENCE, Desk, Shelf, look
 
-from airgap_images.engine import DockerEngine, docker_client
 from airgap_images.layout import exclusive
 from airgap_images.oci import Digest
+from airgap_images.placing.docker_engine import DockerEngine, docker_client
+from airgap_images.platform import Platform
+from airgap_images.targets import Cargo, Target
 from audit import drift, journal
 from audit.checks import Examined, Finding, NotAssessed
 from audit.install import receipts, space, undo
@@ -79,15 +81,15 @@ def operations(desk: Desk) -> list[tuple[str, str]]:
     return [(entry.operation, entry.outcome) for entry in journal.entries(desk.store)]
 
 
-def as_installed(desk: Desk, engine: Shelf | None = None) -> bool:
-    found = drift.check(desk.store, engine=engine)
+def as_installed(desk: Desk, *targets: Target) -> bool:
+    found = drift.check(desk.store, targets=targets)
     assert found.findings == ()
     return found.exit_code == 0
 
 
 class TestInstall:
     def test_trees_stand_under_current_with_their_paths_read_only(self, desk):
-        result = desk.install(desk.bundle())
+        result = desk.install(desk.bundle(image=False))
         root = desk.store / "current"
         assert os.readlink(root) == "generations/1"
         assert {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name[0] != "."} == {
@@ -111,14 +113,15 @@ class TestInstall:
         assert as_installed(desk)
 
     def test_the_receipt_says_what_was_proven_and_how_it_was_placed(self, desk):
-        result = desk.install(desk.bundle(7), engine=desk.shelf)
+        result = desk.install(desk.bundle(7), targets=(desk.shelf,))
         receipt = result.receipt
         assert (receipt.bundle, receipt.serial, receipt.stream) == (result.bundle.digest.hex, 7, bundles.STREAM)
         assert [signer.name for signer in receipt.signers] == ["alice", "bob"]
         assert receipt.policy_sha256 == Digest.of(desk.who.policy_raw).hex
         assert [(tree.name, tree.mode, tree.files) for tree in receipt.trees] == [("docs", "link", 3), ("model", "link", 2)]
         (image,) = receipt.images
-        assert (image.placed, image.engine, image.tags, image.before) == (True, "shelf", (REFERENCE,), False)
+        (place,) = image.placements
+        assert (place.target, place.tags, place.before, place.displaced, image.reason) == ("shelf", (REFERENCE,), False, {}, None)
         raw = (desk.store / "receipts/1.json").read_bytes()
         assert raw == receipt.to_bytes() == (desk.store / "current/.receipt.json").read_bytes()
         assert receipts.recorded(Store.existing(desk.store)) == {1: Digest.of(raw).hex}
@@ -193,9 +196,9 @@ class TestInstall:
 class TestAgain:
     def test_the_same_bundle_again_changes_nothing(self, desk):
         bundle = desk.bundle()
-        desk.install(bundle, engine=desk.shelf)
+        desk.install(bundle, targets=(desk.shelf,))
         before = look(desk.store)
-        result = desk.install(bundle, engine=desk.shelf)
+        result = desk.install(bundle, targets=(desk.shelf,))
         assert (result.changed, result.generation) == (False, 1)
         assert look(desk.store) == before
         assert operations(desk) == [("install", "begun"), ("install", "done"), ("install", "unchanged")]
@@ -261,11 +264,11 @@ class TestAgain:
         assert as_installed(desk)
 
     def test_after_going_back_the_newest_serial_can_be_installed_again_without_a_new_generation(self, desk):
-        desk.install(desk.bundle(1), engine=desk.shelf)
+        desk.install(desk.bundle(1), targets=(desk.shelf,))
         bundle = desk.bundle(2)
-        desk.install(bundle, engine=desk.shelf)
-        undo.rollback(desk.store, now=NOW, engine=desk.shelf)
-        result = desk.install(bundle, engine=desk.shelf)
+        desk.install(bundle, targets=(desk.shelf,))
+        undo.rollback(desk.store, now=NOW, targets=(desk.shelf,))
+        result = desk.install(bundle, targets=(desk.shelf,))
         assert (result.changed, result.generation, result.previous) == (True, 2, 1)
         assert as_installed(desk, desk.shelf)
 
@@ -284,7 +287,7 @@ class TestRefused:
         blob.chmod(0o644)
         blob.write_bytes(b"# hellO\n")
         with refused(RefusedError, blob.name):
-            desk.install(bundle, engine=desk.shelf)
+            desk.install(bundle, targets=(desk.shelf,))
         assert self.nothing_installed(desk)
         assert not (desk.store / "blobs/sha256" / blob.name).exists()
         assert desk.shelf.held() == []
@@ -345,7 +348,7 @@ class TestRefused:
 
     def test_a_finding_that_the_policy_does_not_let_through(self, desk):
         with pytest.raises(GateError, match="fixed: model/weights.bin: holds a program") as caught:
-            desk.install(desk.bundle(), checks=[FixedCheck(FINDING, Examined("model", "weights.bin"))], engine=desk.shelf)
+            desk.install(desk.bundle(), checks=[FixedCheck(FINDING, Examined("model", "weights.bin"))], targets=(desk.shelf,))
         assert isinstance(caught.value, FindingsError)
         assert (caught.value.exit_code, caught.value.hint, caught.value.gate.refused) == (4, "use another file", (FINDING,))
         assert self.nothing_installed(desk)
@@ -363,6 +366,13 @@ class TestRefused:
         result = desk.install(desk.bundle(), checks=[FixedCheck(NotAssessed("fixed", "model", "weights.bin", "too large"))])
         assert (result.exit_code, result.receipt.checks[0].not_assessed) == (5, 1)
 
+    def test_an_image_the_policy_names_nobody_for_is_exit_code_five(self, desk):
+        result = desk.install(desk.bundle())
+        assert result.exit_code == 5
+        assert [
+            note.reason for note in result.gate.not_assessed if note.id == "upstream"
+        ] == ["the policy names nobody for registry.example.org/team/tool"]
+
     def test_what_an_attacker_writes_does_not_break_the_journal(self, desk):
         bundle = desk.bundle()
         (bundle / "x\n{\x1b[31m").write_bytes(b"")
@@ -375,33 +385,33 @@ class TestImages:
     def test_without_an_engine_it_is_said_and_not_silent(self, desk):
         result = desk.install(desk.bundle())
         (image,) = result.receipt.images
-        assert (image.placed, image.engine, image.id) == (False, None, None)
+        assert image.placements == ()
         assert "engine none" in image.reason
         assert "tool: not placed, engine none" in drift.check(desk.store).remarks[0]
 
     def test_an_engine_that_comes_later_gets_them(self, desk):
         bundle = desk.bundle()
         desk.install(bundle)
-        result = desk.install(bundle, engine=desk.shelf)
-        assert (result.changed, result.generation, result.receipt.images[0].placed) == (True, 2, True)
+        result = desk.install(bundle, targets=(desk.shelf,))
+        assert (result.changed, result.generation, len(result.receipt.images[0].placements)) == (True, 2, 1)
         assert not desk.install(bundle).changed  # no engine at hand: what stands is at least that
 
     def test_an_image_that_went_missing_is_put_back(self, desk):
         bundle = desk.bundle()
-        desk.install(bundle, engine=desk.shelf)
+        desk.install(bundle, targets=(desk.shelf,))
         (held,) = desk.shelf.held()
-        desk.shelf.remove(held)
-        result = desk.install(bundle, engine=desk.shelf)
+        (desk.shelf.folder / held.id[7:]).unlink()
+        result = desk.install(bundle, targets=(desk.shelf,))
         assert (result.changed, result.generation) == (True, 1)
         assert desk.shelf.held() == [held]
 
     def test_an_engine_that_does_not_answer_leaves_the_site_as_it_was(self, desk):
         with refused(SiteError, "no engine answers"):
-            desk.install(desk.bundle(), engine=Shelf(desk.folder / "no-such"))
+            desk.install(desk.bundle(), targets=(Shelf(desk.folder / "no-such"),))
         assert not (desk.store / "current").is_symlink()
         assert list((desk.store / "generations").iterdir()) == []
         assert operations(desk)[-1] == ("install", "failed")
-        assert desk.install(desk.bundle(2), engine=desk.shelf).generation == 1
+        assert desk.install(desk.bundle(2), targets=(desk.shelf,)).generation == 1
 
     def test_a_site_that_names_an_engine_is_not_installed_without(self, desk):
         from audit.install.install import install
@@ -417,17 +427,18 @@ class TestImages:
         from airgap_images.bundle import components, parse_index
 
         root = next(part.root for part in components(parse_index((bundle / "index.json").read_bytes())) if part.form == "image")
-        desk.shelf.load(store, root, ("theirs:1",))
-        result = desk.install(bundle, engine=desk.shelf)
-        assert result.receipt.images[0].before is True
-        assert undo.uninstall(desk.store, now=NOW, engine=desk.shelf).images == ()
-        assert "theirs:1" in desk.shelf.held()[0].tags
+        desk.shelf.load(store, Cargo("tool", "image", root, ("theirs:1",)))
+        result = desk.install(bundle, targets=(desk.shelf,))
+        assert result.receipt.images[0].placements[0].before is True
+        assert set(desk.shelf.held()[0].tags) == {REFERENCE, "theirs:1"}
+        assert undo.uninstall(desk.store, now=NOW, targets=(desk.shelf,)).images == ("tool",), "the name that we gave it goes"
+        assert [held.tags for held in desk.shelf.held()] == [("theirs:1",)]
 
     def test_a_name_somebody_else_gave_ours_stays_and_so_does_the_image(self, desk):
-        desk.install(desk.bundle(), engine=desk.shelf)
+        desk.install(desk.bundle(), targets=(desk.shelf,))
         (held,) = desk.shelf.held()
         (desk.shelf.folder / held.id[7:]).write_text(f'["mine:1", "{REFERENCE}"]')
-        assert undo.uninstall(desk.store, now=NOW, engine=desk.shelf).images == ("tool",)
+        assert undo.uninstall(desk.store, now=NOW, targets=(desk.shelf,)).images == ("tool",)
         assert [held.tags for held in desk.shelf.held()] == [("mine:1",)]
 
     @pytest.mark.parts
@@ -435,17 +446,17 @@ class TestImages:
         """A real image through a real `dockerd`: placed, missed, put back, taken away but for a name somebody else gave it."""
         bundle, reference = real_bundle(desk.folder / "real", who), "registry.example.org/team/busybox:1.0"
         with engines.engine() as running:
-            docker = DockerEngine(docker_client(running.environment))
+            docker = DockerEngine(docker_client(running.environment), Platform("linux", "amd64"))
             try:
-                result = desk.install(bundle, engine=docker)
-                assert result.receipt.images[0].tags == (reference,)
+                result = desk.install(bundle, targets=(docker,))
+                assert result.receipt.images[0].placements[0].tags == (reference,)
                 assert real_images.GREETING in running.run(reference)
-                assert drift.check(desk.store, engine=docker).exit_code == 0
+                assert drift.check(desk.store, targets=(docker,)).exit_code == 0
                 running.docker("tag", reference, "mine:1")
                 running.docker("rmi", reference)
-                assert "no longer answers to" in drift.check(desk.store, engine=docker).findings[0].detail
-                assert desk.install(bundle, engine=docker).changed
-                removed = undo.uninstall(desk.store, now=NOW, engine=docker)
+                assert "no longer answers to" in drift.check(desk.store, targets=(docker,)).findings[0].detail
+                assert desk.install(bundle, targets=(docker,)).changed
+                removed = undo.uninstall(desk.store, now=NOW, targets=(docker,))
                 assert (removed.images, removed.images_left) == (("busybox",), ())
                 names = running.docker("images", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
                 assert names == ["mine:1"]
@@ -659,7 +670,7 @@ class TestKill:
             assert look(desk.store) == wanted, at
             assert look(shelf) == wanted_shelf, at
             assert operations(desk)[-1][1] in {"done", "unchanged"}
-            assert takes_away or drift.check(desk.store, engine=desk.shelf).exit_code == 0
+            assert takes_away or drift.check(desk.store, targets=(desk.shelf,)).exit_code == 0
         pytest.fail("it never ran to its end")
 
     def nothing_half(self, desk: Desk) -> None:
@@ -678,26 +689,26 @@ class TestKill:
     def test_the_first_install(self, desk, aside):
         bundle = desk.bundle(1)
         Store.create(desk.store)
-        assert self.ends_alike(desk, aside, lambda: desk.install(bundle, engine=desk.shelf)) > 60
+        assert self.ends_alike(desk, aside, lambda: desk.install(bundle, targets=(desk.shelf,))) > 60
 
     def test_the_next_serial(self, desk, aside):
-        desk.install(desk.bundle(1), engine=desk.shelf)
+        desk.install(desk.bundle(1), targets=(desk.shelf,))
         bundle = desk.bundle(2)
-        assert self.ends_alike(desk, aside, lambda: desk.install(bundle, engine=desk.shelf)) > 50
+        assert self.ends_alike(desk, aside, lambda: desk.install(bundle, targets=(desk.shelf,))) > 50
 
     def test_with_copies(self, desk, aside):
         bundle = desk.bundle(1)
         Store.create(desk.store)
-        assert self.ends_alike(desk, aside, lambda: desk.install(bundle, engine=desk.shelf, copy=True), step=2) > 60
+        assert self.ends_alike(desk, aside, lambda: desk.install(bundle, targets=(desk.shelf,), copy=True), step=2) > 60
 
     def test_a_rollback(self, desk, aside):
-        desk.install(desk.bundle(1), engine=desk.shelf)
-        desk.install(desk.bundle(2), engine=desk.shelf)
-        assert self.ends_alike(desk, aside, lambda: undo.rollback(desk.store, to=1, now=NOW, engine=desk.shelf)) > 4
+        desk.install(desk.bundle(1), targets=(desk.shelf,))
+        desk.install(desk.bundle(2), targets=(desk.shelf,))
+        assert self.ends_alike(desk, aside, lambda: undo.rollback(desk.store, to=1, now=NOW, targets=(desk.shelf,))) > 4
 
     def test_an_uninstall(self, desk, aside):
-        desk.install(desk.bundle(1), engine=desk.shelf)
-        assert self.ends_alike(desk, aside, lambda: undo.uninstall(desk.store, now=NOW, engine=desk.shelf), takes_away=True) > 30
+        desk.install(desk.bundle(1), targets=(desk.shelf,))
+        assert self.ends_alike(desk, aside, lambda: undo.uninstall(desk.store, now=NOW, targets=(desk.shelf,)), takes_away=True) > 30
 
     def test_killed_from_outside_in_a_process_of_its_own(self, desk):
         """A whole interpreter is killed while it copies; the next run finishes the job."""
@@ -738,22 +749,22 @@ class TestKill:
 
 class TestRollback:
     def test_to_the_one_before_with_its_images(self, desk):
-        desk.install(desk.bundle(1), engine=desk.shelf)
-        desk.install(desk.bundle(2), engine=desk.shelf)
+        desk.install(desk.bundle(1), targets=(desk.shelf,))
+        desk.install(desk.bundle(2), targets=(desk.shelf,))
         remembered = state.load(desk.store, bundles.STREAM)
-        result = undo.rollback(desk.store, now=NOW, engine=desk.shelf)
+        result = undo.rollback(desk.store, now=NOW, targets=(desk.shelf,))
         assert (result.generation, result.previous, result.skipped) == (1, 2, ())
         assert os.readlink(desk.store / "current") == "generations/1"
-        assert [held.tags for held in desk.shelf.held() if held.id == result.images[0].id] == [(REFERENCE,)]
+        assert [held.tags for held in desk.shelf.held() if held.id == result.images[0].placements[0].id] == [(REFERENCE,)]
         assert state.load(desk.store, bundles.STREAM) == remembered
         assert operations(desk)[-2:] == [("rollback", "begun"), ("rollback", "done")]
         assert as_installed(desk, desk.shelf)
 
     def test_without_an_engine_it_says_that_images_were_not_placed(self, desk):
-        desk.install(desk.bundle(1), engine=desk.shelf)
-        desk.install(desk.bundle(2), engine=desk.shelf)
+        desk.install(desk.bundle(1), targets=(desk.shelf,))
+        desk.install(desk.bundle(2), targets=(desk.shelf,))
         result = undo.rollback(desk.store, now=NOW)
-        assert (result.images[0].placed, "engine none" in result.images[0].reason) == (False, True)
+        assert (result.images[0].placements, "engine none" in result.images[0].reason) == ((), True)
 
     def test_forward_again_by_number(self, desk):
         for serial in (1, 2, 3):
@@ -801,9 +812,9 @@ class TestRollback:
 
 class TestUninstall:
     def test_everything_goes_but_receipts_journal_and_state(self, desk):
-        desk.install(desk.bundle(1), engine=desk.shelf)
-        desk.install(desk.bundle(2), engine=desk.shelf)
-        result = undo.uninstall(desk.store, now=NOW, engine=desk.shelf)
+        desk.install(desk.bundle(1), targets=(desk.shelf,))
+        desk.install(desk.bundle(2), targets=(desk.shelf,))
+        result = undo.uninstall(desk.store, now=NOW, targets=(desk.shelf,))
         assert (result.generations, result.images, result.left, result.images_left) == ((1, 2), ("tool", "tool"), (), ())
         assert sorted(look(desk.store, leave_out=())) == [
             ".lock", ".state.lock", "journal.jsonl", "receipts", "receipts/1.json", "receipts/2.json", "state.json",
@@ -835,11 +846,11 @@ class TestUninstall:
         assert not (desk.store / "generations/1/model/weights.bin").exists()
 
     def test_an_image_that_cannot_be_taken_out_is_named_and_remembered(self, desk):
-        desk.install(desk.bundle(), engine=desk.shelf)
+        desk.install(desk.bundle(), targets=(desk.shelf,))
         result = undo.uninstall(desk.store, now=NOW)
         assert [(left.component, left.reason) for left in result.images_left] == [("tool", "it was placed in shelf, which was not given now")]
         assert len(desk.shelf.held()) == 1
-        desk.install(desk.bundle(2, image=True), engine=desk.shelf)
+        desk.install(desk.bundle(2, image=True), targets=(desk.shelf,))
 
     def test_even_where_much_is_damaged(self, desk):
         desk.install(desk.bundle())
@@ -853,9 +864,9 @@ class TestUninstall:
 class TestPrune:
     def test_keeps_the_current_and_the_latest_others(self, desk):
         for serial in (1, 2, 3, 4):
-            desk.install(desk.bundle(serial), engine=desk.shelf)
-        undo.rollback(desk.store, to=2, now=NOW, engine=desk.shelf)
-        result = undo.prune(desk.store, keep=1, now=NOW, engine=desk.shelf)
+            desk.install(desk.bundle(serial), targets=(desk.shelf,))
+        undo.rollback(desk.store, to=2, now=NOW, targets=(desk.shelf,))
+        result = undo.prune(desk.store, keep=1, now=NOW, targets=(desk.shelf,))
         assert result.generations == (1, 3)
         assert Store.existing(desk.store).generations() == (2, 4)
         assert result.blobs == 10

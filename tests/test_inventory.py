@@ -14,6 +14,7 @@ from parts import evidence
 from parts.evidence import COMMIT, HOSTILE, contents, lock, locked
 
 from airgap_images.bundle import TreeFile
+from airgap_images.contents.packages import core_metadata
 from airgap_images.layout import Layout
 from audit.evidence import describe, licences, wheels
 from audit.evidence.inventory import Inventory, take
@@ -47,6 +48,9 @@ def test_every_component_and_every_wheel_is_an_item(rich):
         ("gateway", "package", "silent", "3"),
         ("mini", "model", "acme/Mini-1B", COMMIT),
         ("server", "image", "registry.example.org:5000/team/server", "v1.0"),
+        ("server", "package", "libz", "1:1.3-1+b2"),
+        ("server", "package", "tiny", "0.1"),
+        ("server", "package", "left", "1.0"),
     ]
     assert len({item.ref for item in rich.items}) == len(rich.items)
     assert (rich.name, rich.platform, rich.disagreements, rich.gaps) == ("test", "linux/amd64", (), ())
@@ -64,6 +68,9 @@ def test_purls_name_what_upstream_names(rich):
         "pkg:pypi/silent@3",
         f"pkg:huggingface/acme/Mini-1B@{COMMIT}",
         f"pkg:oci/server@sha256:{root}?repository_url=registry.example.org:5000/team/server&tag=v1.0",
+        "pkg:deb/debian/libz@1:1.3-1%2Bb2?arch=amd64&distro=debian-12&upstream=zlib%401:1.3",
+        "pkg:deb/debian/tiny@0.1?arch=all&distro=debian-12",
+        "pkg:npm/left@1.0",
     ]
 
 
@@ -74,6 +81,8 @@ def test_licences_are_as_stated_with_their_place_and_unknown_when_nobody_did(ric
         "foo-bar-x": [("MIT AND Apache-2.0", "METADATA, License-Expression")],
         "plain": [("bsd-3-clause", "METADATA, License")],
         "acme/Mini-1B": [("apache-2.0", "model card, recorded when it was locked")],
+        "libz": [("Zlib", "copyright file")],
+        "left": [('<script>alert("x")</script>\N{REPLACEMENT CHARACTER}{{ 7*7 }}', "package.json")],
     }
     assert by_name(rich, "silent").licences == ()
     assert by_name(rich, "silent").producer is None
@@ -88,7 +97,7 @@ def test_coverage_says_what_was_read(rich):
         "driver.run": "listed",
         "gateway": "listed",
         "acme/Mini-1B": "listed",
-        "registry.example.org:5000/team/server": "not opened",
+        "registry.example.org:5000/team/server": "read",
     }
     assert {item.coverage.reading for item in rich.items if item.path} == {"read"}
 
@@ -219,7 +228,7 @@ def test_file_names(name, expected):
     assert wheels.from_filename(name) == expected
 
 
-def read(folder: Path, data: bytes) -> wheels.Metadata:
+def read(folder: Path, data: bytes) -> core_metadata.Metadata:
     layout = Layout.create(folder)
     return wheels.metadata(layout, TreeFile("x.whl", layout.put(data), len(data)))
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from audit.verify.trust import verifies
 from bundler import keys
 from manifests.errors import InvalidFileError, UsageError
-from manifests.policy import algorithm_of, key_id, load_public_key
+from manifests.publickey import algorithm_of, key_id, load_public_key
 
 SECRET = "correct horse"
 

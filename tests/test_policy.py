@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manifests.errors import InvalidFileError
-from manifests.policy import MAX_POLICY, Policy, Role, first_policy, key_id, load_public_key, signer_entry
+from manifests.policy import MAX_POLICY, Policy, Role, first_policy, signer_entry
+from manifests.publickey import key_id, load_public_key
 
 EXPIRES = datetime(2027, 11, 24, tzinfo=UTC)
 

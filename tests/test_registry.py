@@ -13,12 +13,14 @@ from parts import httpd, images
 from parts import registry as registries
 from parts.expect import refused
 
-from airgap_images.http import Client, Retry
 from airgap_images.oci import DOCKER_MANIFEST, IMAGE_MANIFEST, Descriptor, Digest
 from airgap_images.reference import Reference
-from airgap_images.registry import Login, RegistryCredentials, blob, manifest, parse_challenge
-from airgap_images.web import NoCredentials
-from manifests.errors import InvalidFileError, NetworkError
+from airgap_images.remote.authentication import RegistryCredentials, parse_challenge
+from airgap_images.remote.http import Client, Retry
+from airgap_images.remote.logins import Logins
+from airgap_images.remote.registry import blob, manifest
+from airgap_images.remote.web import NoCredentials
+from manifests.errors import NetworkError
 
 HEX = "a" * 64
 EMPTY = Descriptor("application/vnd.oci.image.config.v1+json", Digest.of(b"{}"), 2)
@@ -27,6 +29,11 @@ MANIFEST = json.dumps({"schemaVersion": 2, "mediaType": IMAGE_MANIFEST, "config"
 
 def client(ca_file: Path | None = None) -> Client:
     return Client(ca_file=ca_file, retry=Retry(attempts=1))
+
+
+def logins(path: Path, host: str, password: str = registries.PASSWORD) -> Logins:
+    """What `docker login` leaves, as the only file."""
+    return Logins((registries.login(path, host, password=password),))
 
 
 # --- challenges
@@ -102,13 +109,13 @@ def test_a_registry_with_passwords(tmp_path: Path) -> None:
         images.busybox().push(upstream.host, "team/busybox:1", f"--dest-creds={registries.USER}:{registries.PASSWORD}")
         ref = Reference.parse(f"{upstream.host}/team/busybox:1")
         for key in (upstream.host, f"http://{upstream.host}", f"https://{upstream.host}/v2/"):
-            access = RegistryCredentials(client(), registries.login(tmp_path / "config.json", key))
+            access = RegistryCredentials(client(), logins(tmp_path / "config.json", key))
             assert manifest(client(), access, ref)[0].media_type == IMAGE_MANIFEST
-        wrong = RegistryCredentials(client(), registries.login(tmp_path / "config.json", upstream.host, password="wrong"))
+        wrong = RegistryCredentials(client(), logins(tmp_path / "config.json", upstream.host, password="wrong"))
         with refused(NetworkError, "team/busybox:1", "401", "asked as 'alice'"):
             manifest(client(), wrong, ref)
         with refused(NetworkError, "401", "without a login", "holds no login for it"):
-            manifest(client(), RegistryCredentials(client(), registries.login(tmp_path / "config.json", "other.example.org")), ref)
+            manifest(client(), RegistryCredentials(client(), logins(tmp_path / "config.json", "other.example.org")), ref)
         with refused(NetworkError, "401", "without a login", "no configuration file"):
             manifest(client(), RegistryCredentials(client()), ref)
 
@@ -126,7 +133,7 @@ def test_a_registry_behind_a_token_server(tmp_path: Path) -> None:
         with refused(NetworkError, "team/busybox:1", "401", "without a login"):
             manifest(client(), RegistryCredentials(client()), private)
 
-        access = RegistryCredentials(client(), registries.login(tmp_path / "config.json", upstream.host))
+        access = RegistryCredentials(client(), logins(tmp_path / "config.json", upstream.host))
         before = len(tokens.asked)
         _, raw = manifest(client(), access, private)
         config = Descriptor.from_dict(json.loads(raw)["config"], "test")
@@ -136,7 +143,7 @@ def test_a_registry_behind_a_token_server(tmp_path: Path) -> None:
         assert "scope=repository%3Ateam%2Fbusybox%3Apull" in tokens.asked[-1].path
         assert "push" not in tokens.asked[-1].path
 
-        wrong = RegistryCredentials(client(), registries.login(tmp_path / "config.json", upstream.host, password="wrong"))
+        wrong = RegistryCredentials(client(), logins(tmp_path / "config.json", upstream.host, password="wrong"))
         with refused(NetworkError, "team/busybox", "token server answered 401", "as 'alice'"):
             manifest(client(), wrong, private)
 
@@ -162,7 +169,7 @@ def test_nothing_is_sent_before_it_is_asked_for_nor_to_another_host(tmp_path: Pa
     with httpd.Server() as upstream, httpd.Server() as storage:
         host = upstream.origin.partition("://")[2]
         ref = Reference.parse(f"{host}/team/x:1")
-        access = RegistryCredentials(client(), registries.login(tmp_path / "config.json", host))
+        access = RegistryCredentials(client(), logins(tmp_path / "config.json", host))
         wanted = registries.basic(registries.USER, registries.PASSWORD)
         mine = {"authorization": wanted, "challenge": 'Basic realm="r"'}
         upstream.serve("/v2/team/x/manifests/1", MANIFEST, headers={"Content-Type": IMAGE_MANIFEST}, **mine)
@@ -189,7 +196,7 @@ def test_a_password_that_is_refused_is_not_sent_again(tmp_path: Path) -> None:
         upstream.serve("/v2/team/x/manifests/1", MANIFEST, authorization="another", challenge='Basic realm="r"')
         with refused(NetworkError, "401", "asked as 'alice'"):
             manifest(
-                client(), RegistryCredentials(client(), registries.login(tmp_path / "c.json", host)), Reference.parse(f"{host}/team/x:1")
+                client(), RegistryCredentials(client(), logins(tmp_path / "c.json", host)), Reference.parse(f"{host}/team/x:1")
             )
         assert len(upstream.requests) == 2
 
@@ -200,7 +207,7 @@ def test_a_password_that_is_refused_is_not_sent_again(tmp_path: Path) -> None:
 def test_a_token_server_that_is_not_to_be_trusted_is_told_nothing(tmp_path: Path, realm: str) -> None:
     with httpd.Server() as upstream:
         host = upstream.origin.partition("://")[2]
-        access = RegistryCredentials(client(), registries.login(tmp_path / "config.json", host))
+        access = RegistryCredentials(client(), logins(tmp_path / "config.json", host))
         upstream.serve("/v2/team/x/manifests/1", MANIFEST, authorization="x", challenge=f'Bearer realm="{realm}",service="s"')
         with refused(NetworkError, "token server"):
             manifest(client(), access, Reference.parse(f"{host}/team/x:1"))
@@ -211,7 +218,7 @@ def test_a_registry_with_tls_may_not_name_a_token_server_without(tmp_path: Path)
     ca, pair = httpd.authority(tmp_path / "ca", names=("127.0.0.1", "0.0.0.0"))
     with httpd.Server(pair) as upstream, httpd.Server() as tokens:
         host = f"0.0.0.0:{upstream.port}"
-        access = RegistryCredentials(client(ca), registries.login(tmp_path / "config.json", host))
+        access = RegistryCredentials(client(ca), logins(tmp_path / "config.json", host))
         realm = tokens.serve("/token", b'{"token":"x"}')
         upstream.serve("/v2/team/x/manifests/1", MANIFEST, authorization="x", challenge=f'Bearer realm="{realm}"')
         with refused(NetworkError, "names the token server", "not https"):
@@ -231,8 +238,8 @@ def test_a_token_server_gets_the_password_of_the_registry_that_named_it_and_does
             "/v2/team/x/manifests/1", MANIFEST, authorization="Bearer good", challenge=f'Bearer realm="{realm}?a=b",service="s t"'
         )
         ref = Reference.parse(f"{host}/team/x:1")
-        assert manifest(client(), RegistryCredentials(client(), config), ref)[1] == MANIFEST
-        assert manifest(client(), RegistryCredentials(client(), registries.login(config, host)), ref)[1] == MANIFEST
+        assert manifest(client(), RegistryCredentials(client(), Logins((config,))), ref)[1] == MANIFEST
+        assert manifest(client(), RegistryCredentials(client(), logins(config, host)), ref)[1] == MANIFEST
         assert [request.headers.get("authorization") for request in tokens.requests] == [
             None,
             registries.basic(registries.USER, registries.PASSWORD),
@@ -255,48 +262,3 @@ def test_either_name_of_a_token_will_do() -> None:
         realm = upstream.serve("/token", b'{"access_token":"ey.J-_~+/="}')
         upstream.serve("/v2/team/x/manifests/1", MANIFEST, authorization="Bearer ey.J-_~+/=", challenge=f'Bearer realm="{realm}"')
         assert manifest(client(), RegistryCredentials(client()), Reference.parse(f"127.0.0.1:{upstream.port}/team/x:1"))[1] == MANIFEST
-
-
-# --- the docker configuration file
-
-
-def test_logins_are_found_under_every_name_of_docker_hub(tmp_path: Path) -> None:
-    for key in ("https://index.docker.io/v1/", "docker.io", "registry-1.docker.io"):
-        access = RegistryCredentials(client(), registries.login(tmp_path / "config.json", key))
-        assert access.login("docker.io").user == registries.USER
-        assert access.login("registry-1.docker.io").user == registries.USER
-        assert not access.login("ghcr.io").usable
-
-
-@pytest.mark.parametrize(
-    ("config", "why"),
-    [
-        ({"credsStore": "desktop"}, "only the credential helper 'desktop' could answer"),
-        ({"credsStore": "desktop", "auths": {"ghcr.io": {}}}, "only the credential helper 'desktop' could answer"),
-        ({"credHelpers": {"ghcr.io": "gcloud"}}, "only the credential helper 'gcloud' could answer"),
-        ({"credHelpers": {"other.io": "gcloud"}}, "holds no login for it"),
-        ({"auths": {"ghcr.io": {"identitytoken": "x", "auth": "eDo="}}}, "identity token"),
-        ({"auths": {"ghcr.io": {"auth": "bm9jb2xvbg=="}}, "HttpHeaders": {}}, None),
-        ({"auths": {"ghcr.io": {"username": "u", "password": "p"}}}, None),
-        ({"auths": {"ghcr.io": {"username": "u"}}}, "holds no user and password"),
-        ({"auths": []}, "holds no login for it"),
-    ],
-)
-def test_what_a_configuration_file_holds(tmp_path: Path, config: dict, why: str | None) -> None:
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(config))
-    login = RegistryCredentials(client(), path).login("ghcr.io")
-    assert login.usable is (why is None)
-    assert (why or "") in login.why_not
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"auths":{"ghcr.io":{"auth":"%%%"}}}'])
-def test_a_broken_configuration_file_is_named(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "config.json"
-    path.write_text(text)
-    with refused(InvalidFileError, str(path)):
-        RegistryCredentials(client(), path).login("ghcr.io")
-
-
-def test_a_password_is_not_shown() -> None:
-    assert "secret" not in repr(Login("user", "secret"))

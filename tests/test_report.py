@@ -73,7 +73,7 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(bundle) -> Page:
-    return Page(html(evidence.assessed(bundle)))
+    return Page(html(evidence.assessed(bundle, upstream=evidence.verdicts())))
 
 
 def hostile(assessment: Assessment) -> Assessment:
@@ -109,6 +109,17 @@ def hostile(assessment: Assessment) -> Assessment:
         gate=checks.gate(results, {}),
         inventory=inventory,
         drift=drift,
+        upstream=tuple(
+            replace(
+                verdict,
+                component=HOSTILE,
+                name=HOSTILE,
+                rule=HOSTILE,
+                reason=HOSTILE,
+                seen=tuple(replace(seen, kind=HOSTILE, predicate=HOSTILE, by=HOSTILE, reason=HOSTILE) for seen in verdict.seen),
+            )
+            for verdict in evidence.verdicts()
+        ),
     )
     return replace(assessment, proof=proof, place=HOSTILE, not_checked=(NotChecked(HOSTILE, HOSTILE),), tool=(HOSTILE, HOSTILE))
 
@@ -190,6 +201,7 @@ def test_the_verdict_comes_first_then_what_was_not_checked_then_who_signed(page)
         "What was not checked",
         "What was checked",
         "Who signed",
+        "Who signed the images upstream",
         "Components",
         "Checks",
         "What is installed",
@@ -213,7 +225,8 @@ def test_the_page_names_signers_items_and_digests(bundle, page):
         assert entry.key_id in page.text.replace(" ", "")
         assert entry.file in page.text
     for item in evidence.assessed(bundle).proof.inventory.items:
-        assert item.sha256 in page.text.replace(" ", "")
+        assert item.name.replace(" ", "") in page.text.replace(" ", "") or item.name == HOSTILE
+        assert (item.sha256 or "") in page.text.replace(" ", "")
     assert bundle.policy_sha256 in page.text
     assert bundle.digest.hex in page.text
     assert "secret" not in page.text
@@ -241,6 +254,22 @@ def test_a_finding_does_not_hide_what_was_not_assessed(bundle):
     text = Page(html(evidence.assessed(bundle, found=found))).text
     assert "Checks ✕ findings 1 finding at or above the gate; 1 check, 3 files examined, 1 not assessed" in text
     assert "mini/b.bin too large" in text.replace(" / ", "/")
+
+
+@pytest.mark.parametrize(
+    ("kept", "line"),
+    [
+        (("good",), "Upstream signatures ✓ signed 1 image good"),
+        (("good", "nobody named"), "Upstream signatures ? not assessed 1 image nobody named, 1 image good"),
+        (("good", "wrong", "nobody named"), "Upstream signatures ✕ wrong 1 image wrong, 1 image nobody named, 1 image good"),
+        ((), None),
+    ],
+)
+def test_the_summary_says_the_worst_of_the_images_upstream_signatures(bundle, kept, line):
+    verdicts = tuple(verdict for verdict in evidence.verdicts() if verdict.result in kept)
+    text = Page(html(evidence.assessed(bundle, upstream=verdicts))).text
+    assert line in text if line else "Upstream signatures ✓" not in text and "Who signed the images upstream" not in text
+    assert all(f"{verdict.name} " in text and verdict.result in text for verdict in verdicts)
 
 
 def test_vulnerabilities_are_never_called_clean(page):

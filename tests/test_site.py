@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from manifests import site
 from manifests.errors import InvalidFileError
-from manifests.site import Site
+from manifests.site import ContainerdPlace, PodmanStorage, Site, SiteRegistry
 
 
 def written(folder: Path, text: str) -> Path:
@@ -29,6 +29,28 @@ def test_every_field_is_read(tmp_path):
     assert here == Site(store=Path("/data/store"), engine="docker", docker_socket=Path("/run/user/1/docker.sock"), copy=True)
 
 
+def test_every_target_is_read_and_its_paths_are_relative_to_the_file(tmp_path):
+    text = """
+store: s
+engine: containerd
+containerd: {address: c.sock, namespace: k8s.io, snapshotter: native}
+registry: {host: "registry.site:5000", prefix: mirror/llm, keep_registry: true, ca_file: ca.pem, trees: true}
+layout: out
+"""
+    here = site.load(written(tmp_path, text))
+    assert here == Site(
+        store=tmp_path / "s",
+        engine="containerd",
+        containerd=ContainerdPlace(address=tmp_path / "c.sock", namespace="k8s.io", snapshotter="native"),
+        registry=SiteRegistry(host="registry.site:5000", prefix="mirror/llm", keep_registry=True, ca_file=tmp_path / "ca.pem", trees=True),
+        layout=tmp_path / "out",
+    )
+    assert here.targets == ("containerd", "registry", "layout")
+    here = site.load(written(tmp_path, "engine: podman\npodman: {root: p, runroot: /r, storage_driver: vfs}\n"))
+    assert here.podman == PodmanStorage(root=tmp_path / "p", runroot=Path("/r"), storage_driver="vfs")
+    assert (here.targets, Site().targets) == (("podman",), ())
+
+
 def test_a_relative_store_is_relative_to_the_file_and_not_to_the_caller(tmp_path, monkeypatch):
     (tmp_path / "deep").mkdir()
     written(tmp_path / "deep", "store: ./store\n")
@@ -39,8 +61,15 @@ def test_a_relative_store_is_relative_to_the_file_and_not_to_the_caller(tmp_path
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("store: /s\nengine: podman\n", ("site.yaml:2", "engine", "'none' or 'docker'", "'podman'")),
-        ("engine: containerd\n", ("site.yaml:1", "'none' or 'docker'", "'containerd'")),
+        ("store: /s\nengine: crio\n", ("site.yaml:2", "engine", "'none', 'docker', 'podman' or 'containerd'", "'crio'")),
+        ("engine: docker\npodman: {root: /p}\n", ("site.yaml:1", "podman: options for it, but the engine is docker")),
+        ("containerd: {namespace: k8s.io}\n", ("site.yaml:1", "containerd: options for it, but the engine is none")),
+        ("engine: podman\npodman: {storage_driver: --root=/}\n", ("site.yaml:2", "storage_driver")),
+        ("engine: containerd\ncontainerd: {namespace: a b}\n", ("site.yaml:2", "namespace")),
+        ("engine: containerd\ncontainerd: {adress: /x}\n", ("site.yaml:2", "adress", "not permitted")),
+        ("registry: {prefix: x}\n", ("site.yaml:1", "registry.host", "nothing")),
+        ("registry: {host: 'https://x.y'}\n", ("site.yaml:1", "registry.host")),
+        ("registry: {host: 'x.y:5000', prefix: /x}\n", ("site.yaml:1", "registry.prefix")),
         ("stroe: /s\n", ("site.yaml:1", "stroe", "not permitted")),
         ("store: 3\n", ("site.yaml:1", "store", "3")),
         ("copy: 'yes'\n", ("site.yaml:1", "copy", "boolean")),
@@ -55,7 +84,7 @@ def test_what_is_not_a_site_is_refused_with_line_field_and_what_was_got(tmp_path
 def test_the_hint_names_the_fields_as_they_are_written(tmp_path):
     with pytest.raises(InvalidFileError) as caught:
         site.load(written(tmp_path, "stroe: /s\n"))
-    assert caught.value.hint == "fields here: store, engine, docker_socket, copy"
+    assert caught.value.hint == "fields here: store, engine, docker_socket, podman, containerd, registry, layout, copy"
 
 
 def test_a_site_never_changes():

@@ -5,6 +5,7 @@ A check is one module in this folder, found by being here (a name that starts wi
 - ``ID``, ``TITLE``: its name in results and in the gate, and what it looks for;
 - ``GATE``: the key of ``checks`` in the intent that can turn a refusal into a warning, or None;
 - ``LIMITS``: sentences on what it cannot see, printed in every report;
+- ``BY_POLICY`` (optional): True if its result depends on the policy, so that no bundle may hold it;
 - ``run(subject) -> Iterator[Note]``.
 
 Rules: a check names every file it looked at, so that "nothing found in 0 files" is never read as a pass; what it cannot
@@ -21,7 +22,9 @@ from typing import Any, Literal, Protocol, cast
 
 from airgap_images.bundle import MODEL, Component, TreeFile, tree_files
 from airgap_images.layout import Layout
+from audit.verify.upstream import Verdict
 from manifests.errors import AirgapError
+from manifests.policy import Policy
 
 Severity = Literal["info", "low", "medium", "high", "critical"]
 FORMAT = "airgap.checks/v1"
@@ -32,7 +35,10 @@ MODEL_KINDS = frozenset({"huggingface", "model"})
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something a check found; ``id`` is the check's, ``doc`` the anchor that explains it."""
+    """Something a check found; ``id`` is the check's, ``doc`` the anchor that explains it.
+
+    A finding that is not ``waivable`` is refused whatever a gate says.
+    """
 
     id: str
     severity: Severity
@@ -41,6 +47,7 @@ class Finding:
     message: str
     remedy: str
     doc: str
+    waivable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +73,15 @@ Note = Finding | NotAssessed | Examined
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What checks look at: at build the new components, on the isolated side those of a verified bundle."""
+    """What checks look at: at build the new components, on the isolated side those of a verified bundle.
+
+    ``policy`` says whom to believe about images, None if none was given; ``upstream`` is what was judged by it already.
+    """
 
     layout: Layout
     components: tuple[Component, ...]
+    policy: Policy | None = None
+    upstream: tuple[Verdict, ...] | None = None
 
     def trees(self) -> Iterator[tuple[Component, tuple[TreeFile, ...]]]:
         """Yield every tree with its files; images are upstream's and are not opened."""
@@ -101,6 +113,7 @@ class CheckResult:
     examined: int
     findings: tuple[Finding, ...]
     not_assessed: tuple[NotAssessed, ...]
+    by_policy: bool = False
 
     @property
     def outcome(self) -> Literal["findings", "not assessed", "nothing found", "nothing to examine"]:
@@ -159,14 +172,15 @@ def run_one(check: Check, subject: Subject) -> CheckResult:
                     examined += 1
     except AirgapError as error:
         unknown.append(NotAssessed(check.ID, "", "", f"the check stopped: {error.message}"))
-    return CheckResult(check.ID, check.TITLE, check.GATE, check.LIMITS, examined, _ordered(findings), tuple(unknown))
+    by_policy = bool(getattr(check, "BY_POLICY", False))
+    return CheckResult(check.ID, check.TITLE, check.GATE, check.LIMITS, examined, _ordered(findings), tuple(unknown), by_policy)
 
 
 def gate(results: Iterable[CheckResult], checks: Mapping[str, str | int]) -> Gate:
     """Decide over ``results`` by the ``checks`` of the intent (``{"pickle": "warn", ...}``).
 
-    A finding of severity high or critical is refused unless the key its check names is set to ``warn``; any other
-    value than ``warn`` refuses. What was not assessed stays so, whatever the intent says.
+    A finding of severity high or critical is refused unless the key its check names is set to ``warn`` and the finding is
+    waivable; any other value than ``warn`` refuses. What was not assessed stays so, whatever the intent says.
     """
     refused: list[Finding] = []
     warned: list[Finding] = []
@@ -175,7 +189,7 @@ def gate(results: Iterable[CheckResult], checks: Mapping[str, str | int]) -> Gat
         waived = result.gate is not None and checks.get(result.gate) == "warn"
         for finding in result.findings:
             grave = SEVERITIES.index(finding.severity) >= REFUSED_FROM
-            (refused if grave and not waived else warned).append(finding)
+            (refused if grave and not (waived and finding.waivable) else warned).append(finding)
         unknown += result.not_assessed
     return Gate(tuple(refused), tuple(warned), tuple(unknown))
 
@@ -211,7 +225,7 @@ def _ordered(findings: list[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda f: (-SEVERITIES.index(f.severity), f.component, f.path, f.message)))
 
 
-def _findings(findings: Iterable[Finding]) -> list[dict[str, str]]:
+def _findings(findings: Iterable[Finding]) -> list[dict[str, Any]]:
     return [asdict(finding) for finding in _ordered(list(findings))]
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from airgap_images.bundle import unwrap
 from audit.evidence.item import Content
 from audit.verify.result import VerifiedBundle
-from manifests.lock import Lock, LockedComponent
+from manifests.lock import Inline, Lock, LockedComponent
 from manifests.paths import printable
 
 OWN = ("airgap-checks", "airgap-lock")  # the bundler adds these itself; an intent cannot use such a name
@@ -78,7 +78,7 @@ def _image(bundle: VerifiedBundle, locked: LockedComponent, content: Content) ->
     if locked.root != image.digest.hex:
         yield f"starts from manifest {image.digest.hex} in the index, {locked.root} in the lock"
     carried = {(digest.hex, size) for digest, size in bundle.blobs}
-    pinned = {(pin.sha256, pin.size) for pin in locked.files}
+    pinned = {(pin.sha256, pin.size) for pin in locked.files} | {_inline(text) for text in locked.inline}
     ours = {root.digest.hex} - {image.digest.hex}  # the index this tool wraps around Docker's own types
     yield from _listed("not pinned by the lock", {digest for digest, _ in set(content.blobs) - pinned} - ours)
     yield from _listed("pinned by the lock and not carried", {digest for digest, _ in pinned - carried})
@@ -88,12 +88,16 @@ def _tree(locked: LockedComponent, content: Content) -> Iterator[str]:
     here = {file.path: (file.digest.hex, file.size) for file in content.files}
     there = {pin.path: (pin.sha256, pin.size) for pin in locked.files}
     for text in locked.inline:
-        data = text.text.encode()
-        there[text.path] = (hashlib.sha256(data).hexdigest(), len(data))
+        there[text.path] = _inline(text)
     yield from _listed("in the bundle and not in the lock", here.keys() - there.keys())
     yield from _listed("in the lock and not in the bundle", there.keys() - here.keys())
     changed = {path for path in here.keys() & there.keys() if here[path] != there[path]}
     yield from _listed("of another digest or size than in the lock", changed)
+
+
+def _inline(text: Inline) -> tuple[str, int]:
+    data = text.text.encode()
+    return hashlib.sha256(data).hexdigest(), len(data)
 
 
 def _listed(what: str, names: Iterable[str]) -> Iterator[str]:

@@ -13,9 +13,12 @@ from typing import Literal, Protocol
 
 from airgap_images.oci import Digest
 from audit.checks import CheckResult, Gate
+from audit.evidence.images import NOT_READ
 from audit.evidence.inventory import Inventory, take
 from audit.verify.result import VerifiedBundle
 from audit.verify.trust import Memory
+from audit.verify.upstream import Verdict as ImageVerdict
+from audit.verify.walk import Watch
 from manifests.errors import AirgapError, RefusedError
 from manifests.paths import printable
 
@@ -57,13 +60,14 @@ class NotChecked:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """A proved bundle with everything that was found in it."""
+    """A proved bundle with everything that was found in it; ``upstream`` is the verdict over each image."""
 
     bundle: VerifiedBundle
     results: tuple[CheckResult, ...]
     gate: Gate
     inventory: Inventory
     drift: Drift | None
+    upstream: tuple[ImageVerdict, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +107,17 @@ def proved(
     *,
     memory: Memory | None,
     drift: Drift | None,
+    upstream: tuple[ImageVerdict, ...] = (),
     place: str,
     tool: tuple[str, str],
     now: datetime,
+    watch: Watch | None = None,
 ) -> Assessment:
-    """Return the assessment of a proved bundle; ``memory`` is what it was verified against, None if no state was consulted."""
-    proof = Proof(bundle, tuple(results), gate, take(bundle), drift)
+    """Return the assessment of a proved bundle; ``memory`` is what it was verified against, None if no state was consulted.
+
+    ``watch`` is told how the reading of images goes.
+    """
+    proof = Proof(bundle, tuple(results), gate, take(bundle, watch), drift, upstream)
     return Assessment(place, proof, (), tuple(_not_checked(proof, memory)), bundle.policy_sha256, tool, now)
 
 
@@ -142,9 +151,19 @@ def _not_checked(proof: Proof, memory: Memory | None) -> Iterator[NotChecked]:
 
 
 def _images(inventory: Inventory) -> Iterator[NotChecked]:
-    closed = [item.component for item in inventory.items if item.coverage.reading == "not opened"]
+    images = [item for item in inventory.items if item.what == "image"]
+    if images:
+        yield NotChecked(
+            "Container images",
+            "Of what is inside, only packages that a database or the program itself names are listed. Files that no package lists, "
+            "and whether files are as their package made them, were not judged.",
+        )
+    unread = [f"{item.component}: {dict(item.facts)[NOT_READ]}" for item in images if NOT_READ in dict(item.facts)]
+    if unread:
+        yield NotChecked("Container images", f"Seen inside and not read by this version: {_named(unread, '; ')}.")
+    closed = [item.component for item in images if item.path is None and item.coverage.reading == "listed"]
     if closed:
-        yield NotChecked("Container images", f"Not opened, so their packages are not listed: {_named(closed)}.")
+        yield NotChecked("Container images", f"No container images, so nothing inside was looked for: {_named(closed)}.")
 
 
 def _going_back(proof: Proof, memory: Memory | None) -> Iterator[NotChecked]:

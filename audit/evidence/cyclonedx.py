@@ -69,9 +69,10 @@ def _component(item: Item) -> dict[str, Any]:
         "bom-ref": item.ref,
         "type": TYPES[item.what],
         "name": item.name,
-        "hashes": _hashes(item.sha256),
         "properties": _properties(_facts(item)),
     }
+    if item.sha256:
+        found["hashes"] = _hashes(item.sha256)
     if item.version:
         found["version"] = item.version
     if item.purl:
@@ -93,11 +94,10 @@ def _facts(item: Item) -> dict[str, str]:
     facts = {
         "component": item.component,
         "kind": item.kind,
-        "bytes": str(item.size),
+        "bytes": "" if item.size is None else str(item.size),
         "coverage": item.coverage.reading,
         "coverage:reason": item.coverage.reason,
-        # A tree has no bytes of its own: its digest is that of the manifest that lists the digests of its files.
-        "sha256:of": "file" if item.what in {"file", "package"} else "OCI manifest",
+        "sha256:of": _hashed(item),
         "origin": item.origin or UNKNOWN,
     }
     facts |= {"role": item.role or "", "path": item.path or (item.files[0].path if item.what == "file" else "")}
@@ -110,6 +110,13 @@ def _facts(item: Item) -> dict[str, str]:
     for at, licence in enumerate(item.licences):
         facts[f"licence:{at}:source"] = licence.source
     return facts
+
+
+def _hashed(item: Item) -> str:
+    """Say what the digest is of; a tree has no bytes of its own: its digest is that of the manifest that lists those of its files."""
+    if item.sha256 is None:
+        return ""
+    return "file" if item.what in {"file", "package"} else "OCI manifest"
 
 
 def _licences(stated: tuple[Licence, ...]) -> list[dict[str, Any]]:
@@ -137,20 +144,21 @@ def _file(item: Item, file: File) -> dict[str, Any]:
 
 
 def _dependencies(items: list[Item]) -> Iterator[dict[str, Any]]:
-    wholes = [item for item in items if item.path is None]
-    yield {"ref": BUNDLE, "dependsOn": [item.ref for item in wholes]}
+    wholes = {item.component: item.ref for item in items if item.path is None}
+    yield {"ref": BUNDLE, "dependsOn": list(wholes.values())}
     parts: dict[str, list[str]] = {}
     for item in items:
         if item.path is not None:
-            parts.setdefault(item.component, []).append(item.ref)
-    for item in wholes:
-        if item.component in parts:
-            yield {"ref": item.ref, "dependsOn": parts[item.component]}
+            parts.setdefault(item.inside or wholes[item.component], []).append(item.ref)
+    yield from ({"ref": ref, "dependsOn": parts[ref]} for ref in sorted(parts))
 
 
 def _compositions(items: list[Item]) -> Iterator[dict[str, Any]]:
-    """Say what is complete: the bundle as a list of components, files of trees; and what is not: images, packages' needs."""
-    opened = [item for item in items if item.coverage.reading in {"read", "listed"} and item.path is None]
+    """Say what is complete: the bundle as a list of components, files of trees; and what is not: images, packages' needs.
+
+    What is inside an image is never called complete: files that no package database lists lie there too.
+    """
+    opened = [item for item in items if item.coverage.reading in {"read", "listed"} and item.path is None and item.what != "image"]
     whole = [item.ref for item in opened if len(item.files) <= MAX_FILES]
     yield {"aggregate": "complete", "assemblies": [BUNDLE, *whole], "dependencies": [BUNDLE]}
     rest = [item.ref for item in items if item.path is None and item.ref not in set(whole)]

@@ -1,6 +1,7 @@
 """Turn a component into items: what it is by its form and its files, so that a new kind of source is described too.
 
-An image is one item. A model is one item with its files. Any other tree is one item, and every wheel in it is a further one.
+An image is one item, and every package inside it a further one. A model is one item with its files. Any other tree is one
+item, and every wheel in it is a further one.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ from urllib.parse import quote, urlsplit
 from packageurl import PackageURL
 
 from airgap_images.bundle import TreeFile
+from airgap_images.contents.packages.core_metadata import Metadata
 from airgap_images.layout import Layout
 from airgap_images.oci import Pairs
 from audit.checks import is_model
-from audit.evidence import wheels
+from audit.evidence import images, wheels
 from audit.evidence.agreement import OWN
 from audit.evidence.item import LOCAL, Content, Coverage, File, Item, Licence, What
+from audit.verify.walk import Silent, Watch
 from manifests.errors import AirgapError
 from manifests.lock import Pin
 from manifests.paths import printable
 
-NOT_OPENED = "the packages inside are not listed"
 NOT_LOOKED_INTO = "what is inside was not looked into"
 AS_LOCKED = "recorded when it was locked"
 UNSTATED = frozenset({"", "other", "unknown"})
@@ -32,10 +34,10 @@ _REPOSITORY = re.compile(r"[a-z0-9][a-z0-9.:_/-]*[a-z0-9]")
 _URL_SAFE = "/%:!$&'()*+,;=~-._"
 
 
-def items(layout: Layout, content: Content) -> Iterator[Item]:
-    """Yield the items of one component, the component itself first."""
+def items(layout: Layout, content: Content, watch: Watch | None = None) -> Iterator[Item]:
+    """Yield the items of one component, the component itself first; ``watch`` is told how the reading of images goes."""
     if content.component.form == "image":
-        yield _image(content)
+        yield from images.items(layout, content, _image(content), watch or Silent())
         return
     packages = [file for file in content.files if _is_wheel(file)]
     if content.component.name in OWN:
@@ -104,16 +106,17 @@ def _is_wheel(file: TreeFile) -> bool:
 
 
 def _image(content: Content) -> Item:
-    reference = content.facts.get("ref", "").partition("@")[0]
+    local = "transport" in content.facts  # taken from the machine it was locked on: `ref` says where it lay there
+    reference = content.facts.get("reference" if local else "ref", "").partition("@")[0]
     repository, tag = _split(reference)
     digest = content.facts.get("digest") or f"sha256:{content.component.root.digest.hex}"
     usable = bool(_REPOSITORY.fullmatch(repository))
     name = repository.rsplit("/", 1)[-1] if usable else content.component.name
-    qualifiers = {"repository_url": repository, "tag": tag} if usable else {}
+    qualifiers = {"repository_url": "" if local else repository, "tag": tag} if usable else {}
     return _whole(
         content,
         "image",
-        Coverage("not opened", NOT_OPENED),
+        Coverage("listed", NOT_LOOKED_INTO),
         name=repository if usable else content.component.name,
         version=tag or digest,
         purl=_purl("oci", None, name, digest, {key: text for key, text in qualifiers.items() if text}),
@@ -199,7 +202,7 @@ def _wheel(layout: Layout, content: Content, file: TreeFile, pin: Pin | None) ->
     )
 
 
-def _stated(layout: Layout, file: TreeFile, named: tuple[str, str] | None) -> tuple[wheels.Metadata | None, Coverage]:
+def _stated(layout: Layout, file: TreeFile, named: tuple[str, str] | None) -> tuple[Metadata | None, Coverage]:
     if named is None:
         return None, Coverage("unreadable", "its file name is not that of a wheel")
     try:

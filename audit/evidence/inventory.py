@@ -1,8 +1,8 @@
 """What is in a bundle: one item for each thing an auditor would ask about, read from signed and verified bytes only.
 
-Sources are the index, the manifests, the lock that the signers signed (component ``airgap-lock``) and what wheels say of
-themselves. Rules: what is unknown stays unknown; every item says what was read of it; the lock and the index must
-agree, and where they do not the component is named; addresses lose user names, passwords and queries.
+Sources are the index, the manifests, the lock that the signers signed (component ``airgap-lock``), what wheels say of
+themselves and what is inside images. Rules: what is unknown stays unknown; every item says what was read of it; the lock and
+the index must agree, and where they do not the component is named; addresses lose user names, passwords and queries.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from audit.evidence import describe
 from audit.evidence.agreement import Disagreement, compare
 from audit.evidence.item import Content, Item
 from audit.verify.result import VerifiedBundle
+from audit.verify.walk import Watch
 from manifests.errors import AirgapError, InvalidFileError
 from manifests.lock import MAX_LOCK, Lock, LockedComponent
 
@@ -49,8 +50,11 @@ class Inventory:
         return tuple(item for item in self.items if item.coverage.reading == "unreadable")
 
 
-def take(bundle: VerifiedBundle) -> Inventory:
-    """Take the inventory of a verified bundle; what cannot be read becomes a gap or a coverage, never an error."""
+def take(bundle: VerifiedBundle, watch: Watch | None = None) -> Inventory:
+    """Take the inventory of a verified bundle; what cannot be read becomes a gap or a coverage, never an error.
+
+    ``watch`` is told how the reading of images goes.
+    """
     gaps: tuple[str, ...] = ()
     lock, sha256 = None, None
     try:
@@ -63,7 +67,7 @@ def take(bundle: VerifiedBundle) -> Inventory:
     return Inventory(
         name=said.get("airgap.bundle", ""),
         platform=said.get("airgap.target.platform"),
-        items=tuple(item for content in contents for item in describe.items(bundle.layout, content)),
+        items=tuple(item for content in contents for item in describe.items(bundle.layout, content, watch)),
         disagreements=compare(bundle, lock, contents) if lock else (),
         gaps=gaps,
         lock_sha256=sha256,

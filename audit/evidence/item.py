@@ -12,7 +12,7 @@ from manifests.lock import LockedComponent
 LOCAL = "local"  # the origin of what was not fetched from anywhere
 
 What = Literal["model", "package", "image", "file", "files"]
-Reading = Literal["read", "listed", "not opened", "unreadable"]
+Reading = Literal["read", "listed", "unreadable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Coverage:
     """How much of an item was looked into.
 
     ``read``: it was asked what it is; ``listed``: its files are listed with their digests, not interpreted;
-    ``not opened``: this version does not look inside; ``unreadable``: it should have been read and could not be.
+    ``unreadable``: it should have been read and could not be, or not all of it.
     """
 
     reading: Reading
@@ -48,10 +48,11 @@ class File:
 class Item:
     """One thing in the bundle.
 
-    ``ref`` is unique in the bundle; an item without ``path`` is a component as a whole, one with ``path`` lies inside
-    it. ``sha256`` is that of the file; of a model, an image or several files it is that of the OCI manifest which lists
-    them. ``files`` are those that are no items of their own. ``origin`` is an address without user name, password and
-    query, the hosts when there are several files, or ``local``. ``facts`` are further statements of the lock.
+    ``ref`` is unique in the bundle; an item without ``path`` is a component as a whole, one with ``path`` lies inside it, and
+    ``inside`` is the ``ref`` of the part it lies in if it is not the component. ``sha256`` is that of the file; of a model, an image
+    or several files it is that of the OCI manifest which lists them; a package inside an image has none, and no size. ``files`` are
+    those that are no items of their own. ``origin`` is an address without user name, password and query, the hosts when there are
+    several files, or ``local``. ``facts`` are further statements of the lock, or of what was read.
     """
 
     ref: str
@@ -61,8 +62,8 @@ class Item:
     what: What
     name: str
     version: str | None
-    sha256: str
-    size: int
+    sha256: str | None
+    size: int | None
     coverage: Coverage
     path: str | None = None
     purl: str | None = None
@@ -71,6 +72,7 @@ class Item:
     origin: str | None = None
     files: tuple[File, ...] = ()
     facts: Pairs = ()
+    inside: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

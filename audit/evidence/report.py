@@ -35,6 +35,17 @@ WORDS: dict[int, tuple[Mood, str, str]] = {
     5: ("warn", "Proved, partly not assessed", "The bytes are what the signers signed. Not all could be assessed that should have been."),
 }
 
+UPSTREAM_MOODS: dict[str, Mood] = {  # the worst first
+    "wrong": "bad",
+    "missing": "bad",
+    "unverifiable": "unknown",
+    "nobody named": "unknown",
+    "good": "good",
+}
+SEEN_MOODS: dict[str, Mood | Literal["neutral"]] = {
+    "wrong": "bad", "unverifiable": "unknown", "good": "good", "not asked for": "neutral", "unsigned": "neutral"
+}  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -71,6 +82,8 @@ def html(assessment: Assessment) -> bytes:
         summary=tuple(_summary(assessment, proof)) if proof else (),
         not_checked=_by_topic(assessment),
         groups=tuple(_groups(proof)) if proof else (),
+        upstream_moods=UPSTREAM_MOODS,
+        seen_moods=SEEN_MOODS,
         steps=replay.steps(proof.bundle) if proof else (),
         canonical_sha256=hashlib.sha256(verification_json(assessment)).hexdigest(),
     )
@@ -97,6 +110,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"size": size, "stamp": canonical.stamp, "number": "{:,}".format}
+    made.filters["inside_type"] = lambda facts: dict(facts).get("type", "")
     return made
 
 
@@ -136,6 +150,7 @@ def _summary(assessment: Assessment, proof: Proof) -> Iterator[Line]:
     else:
         yield Line("Rollback", "good", "not older", f"{serial}; this site has accepted none that is newer")
     yield _agreement(proof)
+    yield from _upstream(proof)
     yield _checks(proof)
     yield from _contents(proof)
     yield _installed(proof)
@@ -148,6 +163,17 @@ def _agreement(proof: Proof) -> Line:
     if proof.inventory.lock_sha256 is None:
         return Line("Lock and content", "unknown", "not assessed", "the signed lock could not be read")
     return Line("Lock and content", "good", "agree", "every component is exactly what the signed lock pins")
+
+
+def _upstream(proof: Proof) -> Iterator[Line]:
+    """Tell how the upstream signatures of images ended, the worst first."""
+    if not proof.upstream:
+        return
+    counts = {result: sum(verdict.result == result for verdict in proof.upstream) for result in UPSTREAM_MOODS}
+    said = ", ".join(f"{_count(count, 'image')} {result}" for result, count in counts.items() if count)
+    worst = next(result for result, count in counts.items() if count)
+    outcome = {"good": "signed", "nobody named": "not assessed"}.get(worst, worst)
+    yield Line("Upstream signatures", UPSTREAM_MOODS[worst], outcome, said)
 
 
 def _checks(proof: Proof) -> Line:
@@ -168,11 +194,21 @@ def _contents(proof: Proof) -> Iterator[Line]:
     stated = sum(bool(item.licences) for item in items)
     yield Line("Vulnerabilities", "unknown", "not assessed", "no vulnerability data was consulted")
     yield Line("Licences", "unknown", "recorded, not judged", f"stated for {stated} of {len(items)} packages, models and images")
-    closed = sum(item.coverage.reading == "not opened" for item in items)
-    if closed:
-        yield Line("Image contents", "unknown", "not assessed", f"{_count(closed, 'image')} not opened; packages inside are not listed")
+    yield from _images(proof)
     if proof.inventory.unreadable:
         yield Line("Inventory", "unknown", "partly not assessed", f"{_count(len(proof.inventory.unreadable), 'item')} could not be read")
+
+
+def _images(proof: Proof) -> Iterator[Line]:
+    images = [item for item in proof.inventory.items if item.what == "image" and item.path is None]
+    inside = sum(item.what == "package" and item.sha256 is None for item in proof.inventory.items)
+    opened = sum(item.coverage.reading == "read" for item in images)
+    if images and opened == len(images):
+        said = f"{_count(inside, 'package')} inside {_count(opened, 'image')}; what no package owns is counted, not judged"
+        yield Line("Image contents", "unknown", "listed, not judged", said)
+    elif images:
+        said = f"{opened} of {_count(len(images), 'image')} read as a whole; {_count(inside, 'package')} found inside"
+        yield Line("Image contents", "unknown", "partly not assessed", said)
 
 
 def _installed(proof: Proof) -> Line:

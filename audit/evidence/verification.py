@@ -12,6 +12,9 @@ Only when proved (else ``null`` or empty):
 - ``bundle``: ``digest`` (sha256 of index.json, the bundle's identity), ``sha256sums`` (sha256 of SHA256SUMS), ``blobs`` and
   ``bytes`` that were hashed, ``statement`` (what the signers said), ``verifiedAt`` (the time used for expiry);
 - ``signatures`` that count, ``ignoredSignatures`` that do not, with the reason;
+- ``upstream``: of each image what became of its upstream signatures: ``component``, ``name`` (registry/repository), ``rule`` (the
+  pattern of the policy that decided, or null), ``result``, ``reason``, and ``seen``, everything that is carried for it:
+  ``{kind, shape, predicate, subject, manifest, by, result, reason}``;
 - ``checks`` as in ``airgap.checks/v1``; ``drift`` ``{outcome, notes}`` of what is installed, ``null`` if not compared;
 - ``inventory``: ``lock`` (sha256 of the signed lock), ``disagreements`` between lock and index, ``gaps``, ``items``. Of an item's
   files at most ``MAX_FILES`` are listed, ``filesNotListed`` says how many more the manifest ``sha256`` lists.
@@ -27,6 +30,7 @@ from audit.evidence.assessment import Assessment, Drift, Proof
 from audit.evidence.inventory import Inventory
 from audit.evidence.item import Item
 from audit.verify.result import VerifiedBundle
+from audit.verify.upstream import as_json
 from manifests import canonical
 
 FORMAT = "airgap.verification/v1"
@@ -51,7 +55,7 @@ def verification_json(assessment: Assessment) -> bytes:
 
 
 def _nothing() -> dict[str, Any]:
-    return {"bundle": None, "signatures": [], "ignoredSignatures": [], "checks": None, "drift": None, "inventory": None}
+    return {"bundle": None, "signatures": [], "ignoredSignatures": [], "upstream": [], "checks": None, "drift": None, "inventory": None}
 
 
 def _proof(proof: Proof) -> dict[str, Any]:
@@ -63,6 +67,7 @@ def _proof(proof: Proof) -> dict[str, Any]:
             for entry in bundle.signatures
         ],
         "ignoredSignatures": [{"file": entry.file, "reason": entry.reason} for entry in bundle.ignored],
+        "upstream": [as_json(verdict) for verdict in proof.upstream],
         "checks": checks.as_json(proof.results, proof.gate),
         "drift": _drift(proof.drift),
         "inventory": _inventory(proof.inventory),
@@ -111,6 +116,7 @@ def _item(item: Item) -> dict[str, Any]:
     return {
         "ref": item.ref,
         "component": item.component,
+        "inside": item.inside,
         "kind": item.kind,
         "role": item.role,
         "what": item.what,

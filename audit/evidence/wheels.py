@@ -12,40 +12,26 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 
 from airgap_images.bundle import TreeFile
+from airgap_images.contents.packages import core_metadata
+from airgap_images.contents.packages.core_metadata import Metadata, normalised
 from airgap_images.layout import Layout
 from manifests.paths import printable
 
 MAX_DIRECTORY = 8 << 20  # bytes of a zip's directory; a wheel of 12,000 files has 1.5 MB
 MAX_METADATA = 1 << 20  # bytes
-MAX_LICENCE = 100  # characters; longer values of ``License`` are licence texts, not names
 _PARTS = (5, 6)  # name-version[-build]-python-abi-platform
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._]*[A-Za-z0-9])?")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!]*")
 _INFO = re.compile(r"[^/]+\.dist-info/METADATA")
-_MAIL = re.compile(r"\s*<[^<>]*>")
 _PLAIN = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
-_UNKNOWN = frozenset({"", "unknown", "none", "other", "n/a"})
 BROKEN = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, EOFError, OSError)
-
-Licences = tuple[tuple[str, str], ...]
 
 
 class UnreadableError(Exception):
     """Why the METADATA of a wheel could not be read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Metadata:
-    """What METADATA states; ``licences`` are (text, field it stood in)."""
-
-    name: str
-    version: str
-    licences: Licences
-    author: str | None
 
 
 def from_filename(path: str) -> tuple[str, str] | None:
@@ -54,11 +40,6 @@ def from_filename(path: str) -> tuple[str, str] | None:
     if not path.endswith(".whl") or len(parts) not in _PARTS or not _NAME.fullmatch(parts[0]) or not _VERSION.fullmatch(parts[1]):
         return None
     return normalised(parts[0]), parts[1]
-
-
-def normalised(name: str) -> str:
-    """Return a distribution's name in its one form (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def metadata(layout: Layout, file: TreeFile) -> Metadata:
@@ -109,49 +90,7 @@ def _member(archive: zipfile.ZipFile) -> bytes:
 
 
 def _parse(text: str) -> Metadata:
-    fields: dict[str, list[str]] = {}
-    for key, value in _headers(text):
-        fields.setdefault(key, []).append(value)
-    name, version = (fields.get(key, [""])[0] for key in ("name", "version"))
-    if not name or not version:
+    found = core_metadata.parse(text)
+    if found is None:
         raise UnreadableError("METADATA has no Name or no Version")
-    return Metadata(normalised(name), version, _licences(fields), _author(fields))
-
-
-def _headers(text: str) -> Iterator[tuple[str, str]]:
-    key, value = "", ""
-    for line in (*(line.rstrip("\r") for line in text.split("\n")), ""):
-        if line[:1] in {" ", "\t"} and key:
-            value += "\n" + line.strip()
-            continue
-        if key:
-            yield key, value.strip()
-        if not line:
-            return
-        key, _, value = line.partition(":")
-        key = key.strip().lower()
-
-
-def _licences(fields: dict[str, list[str]]) -> Licences:
-    if stated := _known(fields.get("license-expression", [])):
-        return ((stated[0], "License-Expression"),)
-    classes = [value.rsplit("::", 1)[-1].strip() for value in fields.get("classifier", []) if value.startswith("License ::")]
-    stated = _known(fields.get("license", []))
-    if stated and len(stated[0]) <= MAX_LICENCE and "\n" not in stated[0]:
-        return ((stated[0], "License"),)
-    named = tuple((text, "Classifier") for text in _known(classes) if text != "OSI Approved")
-    if named or not stated:
-        return named
-    return ((printable(stated[0].splitlines()[0], MAX_LICENCE), "License, first line of a text"),)
-
-
-def _author(fields: dict[str, list[str]]) -> str | None:
-    for key in ("author", "maintainer", "author-email", "maintainer-email"):
-        for value in _known(fields.get(key, [])):
-            first = value.splitlines()[0]
-            return printable(_MAIL.sub("", first).strip() or first)  # names are enough; addresses of persons need not travel on
-    return None
-
-
-def _known(values: list[str]) -> list[str]:
-    return [value for value in values if value.strip().lower() not in _UNKNOWN]
+    return replace(found, name=normalised(found.name))

@@ -13,7 +13,7 @@ from airgap_images.bundle import Component, components, parse_index
 from airgap_images.layout import Layout, PlaceMode, Progress, read_regular, sync_directory, write_atomic
 from airgap_images.oci import Digest
 from audit.install import trees
-from audit.install.receipts import MAX_RECEIPT, OWN_RECEIPT, ImageReceipt, Receipt, TreeReceipt
+from audit.install.receipts import MAX_RECEIPT, OWN_RECEIPT, Receipt, TreeReceipt
 from audit.install.store import Store, holds, is_folder, make_folder, remove, remove_empty
 from audit.install.trees import Damage, Hashes, Standing, Wanted
 from audit.verify.walk import MAX_INDEX
@@ -121,8 +121,3 @@ def _listed(store: Store, folder: Path) -> set[str]:
         return {file.place for part in parts if part.form == "tree" for file in trees.wanted(store.layout, part, shared=False)}
     except AirgapError:
         return set()
-
-
-def placed_in(images: Iterable[ImageReceipt], engine: str) -> bool:
-    """Say whether all ``images`` were placed in that engine."""
-    return all(image.placed and image.engine == engine for image in images)

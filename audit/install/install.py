@@ -5,7 +5,7 @@ The order is what makes a kill harmless, at any point:
 1. prove every byte, into the store; run the checks; a refusal ends here with nothing installed;
 2. if a generation of exactly this bundle stands whole, use it; else make one, under a temporary name;
 3. remember the serial *before* anything takes effect, so that no older bundle is accepted once a newer one had any;
-4. give images to the engine, noting each as ours first;
+4. give images (and trees, where they take them) to the targets, noting each as ours first;
 5. the generation appears with its receipt in one rename; ``current`` switches in another; the journal says so.
 """
 
@@ -20,10 +20,10 @@ from pathlib import Path
 from airgap_images.bundle import tree_files
 from airgap_images.layout import PlaceMode
 from airgap_images.oci import Digest
+from airgap_images.targets import Target
 from audit import journal
 from audit.checks import Check, CheckResult, Finding, Gate, Subject, gate, run_all
 from audit.install import generations, images, receipts, space
-from audit.install.images import Engine
 from audit.install.receipts import Receipt
 from audit.install.store import POLICY, Store, locked, refusing, remove
 from audit.install.trees import Hashes, inode_of
@@ -54,7 +54,7 @@ class Installed:
     """What an install did. ``changed`` is False if exactly this stood there whole already.
 
     ``fresh`` says that the site remembered nothing of the stream: no older bundle could have been refused.
-    ``journal`` is the head of the journal now, to be noted elsewhere.
+    ``journal`` is the head of the journal now, to be noted elsewhere; ``notes`` is what targets say of what they got.
     """
 
     store: Path
@@ -67,6 +67,7 @@ class Installed:
     gate: Gate
     fresh: bool
     journal: Head
+    notes: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -81,7 +82,7 @@ class _Order:
     store: Store
     place: Place
     policy_raw: bytes
-    engine: Engine | None
+    targets: tuple[Target, ...]
     mode: PlaceMode
     checks: tuple[Check, ...] | None
     watch: Watch
@@ -107,7 +108,7 @@ def install(
     *,
     now: datetime,
     copy: bool | None = None,
-    engine: Engine | None = None,
+    targets: Iterable[Target] = (),
     watch: Watch | None = None,
     state_folder: Path | None = None,
     checks: Iterable[Check] | None = None,
@@ -121,7 +122,7 @@ def install(
     store = Store.create(site.store)
     mode: PlaceMode = "copy" if (site.copy_files if copy is None else copy) else "link"
     chosen = None if checks is None else tuple(checks)
-    order = _Order(store, place, policy_raw, engine, mode, chosen, watch or Silent(), state_folder or store.root, now)
+    order = _Order(store, place, policy_raw, tuple(targets), mode, chosen, watch or Silent(), state_folder or store.root, now)
     with locked(store):
         try:
             with refusing(store):
@@ -144,19 +145,30 @@ def current(store: Store) -> Receipt:
 
 def _install(order: _Order, site: Site) -> Installed:
     accepted = _accept(order)
-    if site.engine != "none" and order.engine is None and any(part.form == "image" for part in accepted.bundle.components):
-        raise SiteError(f"the site's engine is {site.engine}, and none was reached", hint="start it, or write `engine: none` to go without")
+    _check_reached(order, accepted.bundle, site)
     previous = order.store.current()
     standing = _standing(order, accepted, previous)
     if standing is None:
         return _make(order, accepted, previous)
     state.record(order.state_folder, accepted.bundle, order.now)
-    lost = order.engine and images.missing(order.store, accepted.bundle.components, standing, order.engine)
-    changed = bool(lost) or standing.generation != previous
+    parts = accepted.bundle.components
+    lost = any(images.missing(order.store, parts, standing, target) for target in order.targets)
+    changed = lost or standing.generation != previous
     if changed:
         _begin(order, accepted, standing.generation)
-        images.place(order.store, accepted.bundle.components, order.engine)
+        images.place(order.store, parts, order.targets, order.watch)
     return _finish(order, accepted, standing, previous, changed=changed)
+
+
+def _check_reached(order: _Order, bundle: VerifiedBundle, site: Site) -> None:
+    """Raise SiteError if the site names a target that was not passed in, and the bundle has something for it."""
+    reached = {target.name.partition(" ")[0] for target in order.targets}
+    forms = {cargo.form for cargo in images.cargoes(bundle.components)}
+    trees = {"layout", *(("registry",) if site.registry and site.registry.trees else ())}
+    for kind in site.targets:
+        if kind not in reached and ("image" in forms or (kind in trees and forms)):
+            message = f"the site's {'engine' if kind == site.engine else 'target'} is {kind}, and none was reached"
+            raise SiteError(message, hint="start it, or take it out of the site's file to go without")
 
 
 def _accept(order: _Order) -> _Accepted:
@@ -165,7 +177,7 @@ def _accept(order: _Order) -> _Accepted:
     layout, link = order.store.layout, order.mode == "link"
     watch = space.Roomy(order.watch, order.place, layout, link)
     bundle = verify(order.place, order.policy_raw, memory=memory, now=order.now, into=layout, link=link, watch=watch)
-    results = run_all(Subject(bundle.layout, bundle.components), order.checks)
+    results = run_all(Subject(bundle.layout, bundle.components, policy), order.checks)
     decided = gate(results, policy.gates)
     if decided.refused:
         raise GateError(decided)
@@ -187,7 +199,7 @@ def _standing(order: _Order, accepted: _Accepted, current: int | None) -> Receip
             continue
         if order.mode == "copy" and any(tree.mode != "copy" for tree in receipt.trees):
             continue
-        if order.engine and not generations.placed_in(receipt.images, order.engine.name):
+        if not images.complete(receipt, bundle.components, order.targets):
             continue
         if not generations.whole(order.store, receipt, bundle.components, hashes):
             order.store.keep(bundle.digest, accepted.files)
@@ -204,8 +216,9 @@ def _make(order: _Order, accepted: _Accepted, previous: int | None) -> Installed
     store.keep(bundle.digest, accepted.files)
     trees = generations.build(store, bundle.components, order.mode, order.watch.moved)
     state.record(order.state_folder, bundle, order.now)
-    placed = images.place(store, bundle.components, order.engine)
-    receipt = receipts.make(bundle, number, accepted.files, (trees, placed), accepted.checks)
+    placed = images.place(store, bundle.components, order.targets, order.watch)
+    trees = tuple(tree.model_copy(update={"placements": placed.get(tree.name, ())}) for tree in trees)
+    receipt = receipts.make(bundle, number, accepted.files, (trees, images.receipts_of(bundle.components, placed)), accepted.checks)
     generations.publish(store, receipt)
     return _finish(order, accepted, receipt, previous, changed=True)
 
@@ -232,7 +245,9 @@ def _finish(order: _Order, accepted: _Accepted, receipt: Receipt, previous: int 
         store.switch(number)
     said = {**_facts(accepted.bundle, number), "receipt": Digest.of(raw).hex, "mode": order.mode}
     head = journal.append(store.root, "install", "done" if changed else "unchanged", said, now=order.now)
-    return Installed(store.root, changed, number, previous, receipt, accepted.bundle, accepted.checks, accepted.gate, accepted.fresh, head)
+    notes = images.notes(order.targets)
+    done = (accepted.bundle, accepted.checks, accepted.gate, accepted.fresh)
+    return Installed(store.root, changed, number, previous, receipt, *done, head, notes)
 
 
 def _facts(bundle: VerifiedBundle, number: int) -> dict[str, str]:

@@ -17,6 +17,7 @@ from airgap_images.layout import read_regular, write_atomic
 from airgap_images.oci import Digest
 from audit import journal
 from audit.checks import CheckResult
+from audit.install import receipt_v1
 from audit.install.store import Store, holds
 from audit.sealed import Written
 from audit.verify.result import VerifiedBundle
@@ -49,8 +50,25 @@ class CheckReceipt(Written):
     not_assessed: int
 
 
+class Placement(Written):
+    """A component in a target, under the target's own ``id`` and the names ``tags``.
+
+    ``before``: the target had it before this store put it there. ``displaced`` are names that led to something else that
+    was not of this store, and to what.
+    """
+
+    target: str
+    id: str
+    tags: tuple[str, ...] = Field(default=(), strict=False)
+    before: bool
+    displaced: dict[str, str] = Field(default_factory=dict)
+
+
 class TreeReceipt(Written):
-    """One tree put in place; ``manifest`` names the blob that lists its files; ``bytes`` are those of all files."""
+    """One tree put in place; ``manifest`` names the blob that lists its files; ``bytes`` are those of all files.
+
+    ``placements`` are the targets it was given to besides.
+    """
 
     name: Name
     kind: Kind
@@ -59,30 +77,27 @@ class TreeReceipt(Written):
     mode: Literal["link", "copy", "mixed"]
     files: int
     bytes: int
+    placements: tuple[Placement, ...] = Field(default=(), strict=False)
 
 
 class ImageReceipt(Written):
-    """One image: placed in ``engine`` under ``id`` and ``tags``, or not placed for ``reason``.
-
-    ``before`` says whether the engine had it before this store put it there.
-    """
+    """One image: given to the targets of ``placements``, or to none for ``reason``."""
 
     name: Name
     kind: Kind
     role: str | None
     manifest: Sha256
-    placed: bool
-    engine: str | None = None
-    id: str | None = None
-    tags: tuple[str, ...] = Field(default=(), strict=False)
-    before: bool | None = None
+    placements: tuple[Placement, ...] = Field(default=(), strict=False)
     reason: str | None = None
 
 
 class Receipt(Written):
-    """The whole file. ``files`` are the sha256 of the bundle's root files, its signatures and the policy, by name."""
+    """The whole file. ``files`` are the sha256 of the bundle's root files, its signatures and the policy, by name.
 
-    receipt_version: Literal[1] = 1
+    One of version 1 is read as today's and encoded as it was.
+    """
+
+    receipt_version: Literal[1, 2] = 2
     generation: int = Field(ge=1)
     bundle: Sha256
     stream: Name
@@ -102,13 +117,20 @@ class Receipt(Written):
     def parse(cls, raw: bytes, what: str) -> Receipt:
         """Parse a receipt; raises IntegrityError if it is damaged."""
         try:
-            return parse_model(cls, canonical.parse(raw, what, limit=MAX_RECEIPT), what, DAMAGED)
+            value = receipt_v1.upgrade(canonical.parse(raw, what, limit=MAX_RECEIPT), what, DAMAGED)
+            return parse_model(cls, value, what, DAMAGED)
         except AirgapError as error:
             raise IntegrityError(error.message, hint=DAMAGED) from None
 
     def to_bytes(self) -> bytes:
         """Return the one encoding of this receipt."""
-        return canonical.readable(self.model_dump(mode="json", by_alias=True))
+        value = self.model_dump(mode="json", by_alias=True)
+        return canonical.readable(receipt_v1.downgrade(value) if self.receipt_version == receipt_v1.VERSION else value)
+
+    @property
+    def items(self) -> tuple[ImageReceipt | TreeReceipt, ...]:
+        """Return images and trees."""
+        return (*self.images, *self.trees)
 
     @property
     def digest(self) -> Digest:

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from airgap_images.bundle import Component, closure, parse_index
 from airgap_images.layout import PARTIAL, read_regular, sync_directory
-from airgap_images.oci import Descriptor, Digest
+from airgap_images.oci import Digest
+from airgap_images.targets import Cargo, Target
 from audit import journal
 from audit.install import generations, images, receipts
-from audit.install.images import Engine, Left
+from audit.install.images import Left
 from audit.install.receipts import ImageReceipt, Receipt
 from audit.install.store import CURRENT, KEPT, POLICY, Store, locked, names, refusing, remove, remove_empty
 from audit.install.trees import Damage, Hashes
@@ -28,7 +29,7 @@ from manifests.statement import SUFFIX
 
 @dataclass(frozen=True, slots=True)
 class RolledBack:
-    """What a rollback did: ``images`` as they are in the engine now; ``skipped`` are generations that are damaged, and how."""
+    """What a rollback did: ``images`` as they are in the targets now; ``skipped`` are generations that are damaged, and how."""
 
     store: Path
     generation: int
@@ -55,28 +56,30 @@ class Removed:
     journal: Head
 
 
-def rollback(folder: Path, *, now: datetime, to: int | None = None, engine: Engine | None = None, watch: Watch | None = None) -> RolledBack:
+def rollback(
+    folder: Path, *, now: datetime, to: int | None = None, targets: Iterable[Target] = (), watch: Watch | None = None
+) -> RolledBack:
     """Switch the store at ``folder`` back to generation ``to``, or to the latest one before the current that stands whole.
 
-    Every file of it is hashed first. Images go to ``engine`` again, so that references point to that generation's. Raises
+    Every file of it is hashed first. Images go to ``targets`` again, so that references point to that generation's. Raises
     UsageError if there is no such generation, IntegrityError if it is damaged.
     """
-    store = Store.writable(folder)
+    store, watch = Store.writable(folder), watch or Silent()
     with locked(store), refusing(store):
         receipts.complete(store, now)
         previous = store.current()
         if previous is None:
             raise UsageError(f"{folder}: nothing is installed", hint="`airgap-audit install` a bundle")
-        receipt, parts, skipped = _choose(store, _candidates(store, previous, to), Hashes(watch or Silent()))
+        receipt, parts, skipped = _choose(store, _candidates(store, previous, to), Hashes(watch))
         said = {"from": str(previous), "to": str(receipt.generation), "bundle": str(receipt.digest)}
         journal.append(store.root, "rollback", "begun", said, now=now)
-        placed = images.place(store, parts, engine)
+        placed = images.receipts_of(parts, images.place(store, parts, targets, watch))
         store.switch(receipt.generation)
         head = journal.append(store.root, "rollback", "done", said, now=now)
         return RolledBack(store.root, receipt.generation, previous, receipt, placed, skipped, head)
 
 
-def uninstall(folder: Path, *, now: datetime, engine: Engine | None = None) -> Removed:
+def uninstall(folder: Path, *, now: datetime, targets: Iterable[Target] = ()) -> Removed:
     """Take everything away that was installed into the store at ``folder``: generations, images, bundles, blobs.
 
     Receipts, journal and state are kept: an older bundle stays refused.
@@ -84,10 +87,10 @@ def uninstall(folder: Path, *, now: datetime, engine: Engine | None = None) -> R
     store = Store.writable(folder)
     with locked(store), refusing(store):
         receipts.complete(store, now)
-        return _take_away(store, _Cut("uninstall", store.generations(), store.bundles()), engine, now)
+        return _take_away(store, _Cut("uninstall", store.generations(), store.bundles()), targets, now)
 
 
-def prune(folder: Path, *, keep: int, now: datetime, engine: Engine | None = None) -> Removed:
+def prune(folder: Path, *, keep: int, now: datetime, targets: Iterable[Target] = ()) -> Removed:
     """Take all generations away but the current one and the latest ``keep`` others, and what only they needed."""
     if keep < 0:
         raise UsageError(f"keep {keep}: not a number of generations", hint="0 keeps the current one only")
@@ -100,7 +103,7 @@ def prune(folder: Path, *, keep: int, now: datetime, engine: Engine | None = Non
         needed = {receipts.read(store, number).digest for number in store.generations() if number not in gone}
         known = {receipts.read(store, number).digest for number in store.receipts()}
         unneeded = tuple(digest for digest in store.bundles() if digest in known - needed)
-        return _take_away(store, _Cut("prune", gone, unneeded), engine, now)
+        return _take_away(store, _Cut("prune", gone, unneeded), targets, now)
 
 
 def _candidates(store: Store, current: int, to: int | None) -> tuple[int, ...]:
@@ -147,7 +150,7 @@ class _Cut:
     bundles: tuple[Digest, ...]
 
 
-def _take_away(store: Store, cut: _Cut, engine: Engine | None, now: datetime) -> Removed:
+def _take_away(store: Store, cut: _Cut, targets: Iterable[Target], now: datetime) -> Removed:
     remaining = set(store.bundles()) - set(cut.bundles)
     needed = {digest for bundle in remaining for digest in _closure(store, bundle)}  # read first: damage stops this before anything is gone
     said = {"generations": " ".join(map(str, cut.generations)), "bundles": str(len(cut.bundles))}
@@ -155,8 +158,8 @@ def _take_away(store: Store, cut: _Cut, engine: Engine | None, now: datetime) ->
     if not set(store.generations()) - set(cut.generations):
         remove(store.root / CURRENT)
         sync_directory(store.root)
-    roots = [root for root in _image_roots(store, cut.bundles) if root[1].digest not in needed]
-    withdrawn, images_left = images.withdraw(store, roots, engine)
+    gone = [cargo for cargo in _cargoes(store, cut.bundles) if cargo.root.digest not in needed]
+    withdrawn, images_left = images.withdraw(store, gone, targets)
     left = [name for number in cut.generations for name in generations.take_away(store, number)]
     for digest in cut.bundles:
         left += _remove_bundle(store, digest)
@@ -166,8 +169,8 @@ def _take_away(store: Store, cut: _Cut, engine: Engine | None, now: datetime) ->
     said |= {"blobs": str(blobs), "bytes": str(size), "left": str(len(left))}
     said |= {"images": " ".join(withdrawn), "imagesLeft": " ".join(image.component for image in images_left)}
     head = journal.append(store.root, cut.operation, "done", said, now=now)
-    gone = tuple(digest.hex for digest in cut.bundles)
-    return Removed(store.root, cut.generations, gone, blobs, size, withdrawn, images_left, tuple(sorted(set(left))), KEPT, head)
+    bundles = tuple(digest.hex for digest in cut.bundles)
+    return Removed(store.root, cut.generations, bundles, blobs, size, withdrawn, images_left, tuple(sorted(set(left))), KEPT, head)
 
 
 def _closure(store: Store, digest: Digest) -> Iterable[Digest]:
@@ -175,13 +178,13 @@ def _closure(store: Store, digest: Digest) -> Iterable[Digest]:
     return closure(store.layout, parse_index(read_regular(store.bundle(digest) / "index.json", "index.json", MAX_INDEX)))
 
 
-def _image_roots(store: Store, bundles: tuple[Digest, ...]) -> Iterator[tuple[str, Descriptor]]:
+def _cargoes(store: Store, bundles: tuple[Digest, ...]) -> Iterator[Cargo]:
     for digest in bundles:
         try:
             parts = generations.components_of(store, digest)
         except AirgapError:
-            continue  # its images stay in the engine; the ledger still names them
-        yield from ((part.name, part.root) for part in parts if part.form == "image")
+            continue  # what was placed of it stays in its targets; the ledger still names it
+        yield from images.cargoes(parts)
 
 
 def _remove_bundle(store: Store, digest: Digest) -> list[str]:

@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from audit.verify.result import Ignored, Signature, Statement
 from manifests import canonical
 from manifests.errors import AirgapError, InvalidFileError, RefusedError, TrustError
-from manifests.policy import Policy, PublicKey
+from manifests.policy import Policy
+from manifests.publickey import PublicKey
 from manifests.statement import SUBJECTS, Envelope, Predicate, hint
 from manifests.statement import Statement as Signed
 

@@ -35,8 +35,8 @@ ROOTS = (("index.json", MAX_INDEX), ("SHA256SUMS", MAX_SUMS), ("oci-layout", 102
 COPY_AGAIN = "the bundle is incomplete or damaged; copy it again from its source"
 NOT_CHECKED = (
     "The policy itself: it was taken as given. Compare its sha256 with the one this site was told by another way.",
-    "Upstream signatures (wheels, images, models) were not verified again here; the signers vouch for what they carried.",
-    "The insides of container images were not opened: their bytes are proven, their packages are not listed.",
+    "Upstream signatures of wheels and models were not verified here; the signers vouch for what they carried.",
+    "Container images were not opened by the proof: their bytes are proven. What is inside is listed by `airgap-audit evidence`.",
     "This program, its Python and this operating system: a verifier cannot prove itself. Replay the check with stock tools.",
 )
 
@@ -45,10 +45,10 @@ class Watch(Protocol):
     """Who is told how the work goes; called from several threads."""
 
     def begin(self, total: int) -> None:
-        """Take note that ``total`` bytes are to be hashed."""
+        """Take note that ``total`` more bytes are to be read."""
 
     def moved(self, count: int) -> None:
-        """Take note that ``count`` more bytes are hashed."""
+        """Take note that ``count`` more bytes are read."""
 
     def failed(self, error: AirgapError) -> None:
         """Take note of a failure, as soon as it is found."""

@@ -22,9 +22,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from airgap_images.http import Client, Credentials, HttpError
 from airgap_images.layout import CHUNK
 from airgap_images.oci import Descriptor, Digest
+from airgap_images.remote.http import Client, Credentials, HttpError
+from airgap_images.remote.registries import Registries
 from bundler.fetch import Silent, fetch_unpinned
 from bundler.folder import Selection
 from bundler.hub import Hub, HubFile, Revision, configured_credentials
@@ -103,7 +104,7 @@ def resolve(name: str, role: str | None, options: Options, context: Context) -> 
     )
 
 
-def credentials(_client: Client) -> Credentials:
+def credentials(_client: Client, _registries: Registries) -> Credentials:
     """Return this machine's token, for the hub it is configured for and no other host."""
     return configured_credentials()
 

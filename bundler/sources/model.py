@@ -13,8 +13,9 @@ from typing import Any
 
 from pydantic import Field
 
-from airgap_images.http import Client, Credentials, NoCredentials
 from airgap_images.layout import read_regular
+from airgap_images.remote.http import Client, Credentials, NoCredentials
+from airgap_images.remote.registries import Registries
 from bundler.folder import Selection, locate, pin_path, tree_digest
 from bundler.sources import Context
 from manifests import canonical
@@ -61,7 +62,7 @@ def resolve(name: str, role: str | None, options: Options, context: Context) -> 
     )
 
 
-def credentials(_client: Client) -> Credentials:
+def credentials(_client: Client, _registries: Registries) -> Credentials:
     """Return no credentials: local files need none."""
     return NoCredentials()
 

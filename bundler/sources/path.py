@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from airgap_images.http import Client, Credentials, NoCredentials
+from airgap_images.remote.http import Client, Credentials, NoCredentials
+from airgap_images.remote.registries import Registries
 from bundler.folder import Selection, pin_path, tree_digest
 from bundler.sources import Context
 from manifests.lock import Frozen, LockedComponent
@@ -36,6 +37,6 @@ def resolve(name: str, role: str | None, options: Options, context: Context) -> 
     )
 
 
-def credentials(_client: Client) -> Credentials:
+def credentials(_client: Client, _registries: Registries) -> Credentials:
     """Return no credentials: local files need none."""
     return NoCredentials()

@@ -26,8 +26,9 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 from pydantic import AfterValidator, Field, model_validator
 
-from airgap_images.http import Client, Credentials, NoCredentials
 from airgap_images.oci import MAX_BLOB
+from airgap_images.remote.http import Client, Credentials, NoCredentials
+from airgap_images.remote.registries import Registries
 from bundler import pylock, simple, uvtool
 from bundler.folder import locate
 from bundler.pylock import Distribution, Package
@@ -128,7 +129,7 @@ def resolve(name: str, role: str | None, options: Options, context: Context, env
     return _component(name, role, Closure(target, chosen, indexes, roots), context)
 
 
-def credentials(_client: Client) -> Credentials:
+def credentials(_client: Client, _registries: Registries) -> Credentials:
     """Return no credentials beyond what the client itself takes from the host's own files (``~/.netrc``)."""
     return NoCredentials()
 

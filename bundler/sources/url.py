@@ -10,8 +10,9 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import Field
 
-from airgap_images.http import Client, Credentials, NoCredentials
 from airgap_images.oci import MAX_BLOB
+from airgap_images.remote.http import Client, Credentials, NoCredentials
+from airgap_images.remote.registries import Registries
 from bundler.fetch import Silent, fetch_unpinned
 from bundler.sources import Context
 from manifests.errors import InvalidFileError, NetworkError
@@ -40,7 +41,7 @@ def resolve(name: str, role: str | None, options: Options, context: Context) -> 
     return LockedComponent(name=name, kind="url", form="tree", role=role, identity={"url": url, "sha256": sha256}, files=(pin,))
 
 
-def credentials(_client: Client) -> Credentials:
+def credentials(_client: Client, _registries: Registries) -> Credentials:
     """Return no credentials beyond what the client itself takes from the host's own files."""
     return NoCredentials()
 

@@ -55,12 +55,16 @@ class Running:
 
 
 @contextlib.contextmanager
-def engine() -> Iterator[Running]:
-    """Run a `dockerd` of its own and stop it at the end; skips where none is installed or this user may not."""
+def engine(settings: str = "{}") -> Iterator[Running]:
+    """Run a `dockerd` of its own with `settings` as its `daemon.json`, and stop it at the end.
+
+    Skips where none is installed or this user may not.
+    """
     need("dockerd", "containerd", "runc")
     if os.geteuid() != 0:
         pytest.skip("dockerd needs root")
     folder = Path(tempfile.mkdtemp(prefix="engine-", dir="/tmp"))  # a socket's path must be short
+    (folder / "daemon.json").write_text(settings)
     try:
         process, driver = _start(folder)
         try:
@@ -88,16 +92,11 @@ def _launch(folder: Path, driver: str) -> subprocess.Popen:
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     with (folder / f"{driver}.log").open("wb") as log:
         return subprocess.Popen(
-            [find("dockerd"), *places, *OPTIONS, f"--storage-driver={driver}", "--config-file", _no_config(folder)],
+            [find("dockerd"), *places, *OPTIONS, f"--storage-driver={driver}", "--config-file", folder / "daemon.json"],
             stdout=log,
             stderr=log,
             env={**os.environ, "PATH": path},
         )
-
-
-def _no_config(folder: Path) -> Path:
-    (folder / "daemon.json").write_text("{}")
-    return folder / "daemon.json"
 
 
 def _ready(folder: Path, process: subprocess.Popen) -> bool:

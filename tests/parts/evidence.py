@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import struct
+import tarfile
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from audit.evidence.report import html
 from audit.evidence.verification import verification_json
 from audit.verify.result import VerifiedBundle
 from audit.verify.trust import Memory
+from audit.verify.upstream import Seen, Verdict
 from audit.verify.walk import Place, verify
 from bundler import keys, sign
 from manifests import canonical
@@ -102,9 +104,50 @@ def pins(files: dict[str, bytes], url: str) -> tuple[Pin, ...]:
     return tuple(sorted(made, key=lambda pin: pin.path))
 
 
+STATUS = """Package: libz
+Status: install ok installed
+Architecture: amd64
+Source: zlib (1:1.3)
+Version: 1:1.3-1+b2
+
+Package: gone
+Status: deinstall ok config-files
+Architecture: amd64
+Version: 1
+
+Package: tiny
+Status: install ok installed
+Architecture: all
+Version: 0.1
+"""
+ROOTFS = {
+    "etc/os-release": b'ID=debian\nVERSION_ID="12"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n',
+    "opt/app/node_modules/left/package.json": json.dumps({"name": "left", "version": "1.0", "license": HOSTILE}).encode(),
+    "opt/app/rocks/kong-3.0-1.rockspec": b"package = 'kong'\n",
+    "opt/stray": b"\x7fELF" + bytes(96),
+    "usr/lib/libz.so.1": b"\x7fELF" + bytes(60),
+    "usr/share/doc/libz/copyright": b"Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\nFiles: *\nLicense: Zlib\n",
+    "var/lib/dpkg/info/libz:amd64.list": b"/.\n/usr\n/usr/lib\n/usr/lib/libz.so.1\n",
+    "var/lib/dpkg/status": STATUS.encode(),
+}
+
+
+def rootfs() -> bytes:
+    """Return a layer with a system, some packages, and something that no package owns."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for path, data in ROOTFS.items():
+            member = tarfile.TarInfo(path)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
 def image_blobs() -> dict[str, bytes]:
     """Return the blobs of a small image, its manifest under the name ``manifest``."""
-    blobs = {"config": b'{"architecture":"amd64","os":"linux"}', "layer": b"no real layer, but bytes are bytes"}
+    layer = rootfs()
+    config = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(layer))]}}
+    blobs = {"config": canonical.compact(config), "layer": layer}
     types = {"config": "application/vnd.oci.image.config.v1+json", "layer": "application/vnd.oci.image.layer.v1.tar"}
     parts = {name: {"mediaType": types[name], "digest": str(Digest.of(data)), "size": len(data)} for name, data in blobs.items()}
     value = {"schemaVersion": 2, "mediaType": IMAGE_MANIFEST, "config": parts["config"], "layers": [parts["layer"]]}
@@ -218,15 +261,38 @@ def results() -> tuple[checks.CheckResult, ...]:
     )
 
 
+def verdicts() -> tuple[Verdict, ...]:
+    """Return verdicts of every kind, one of them with something seen of every kind."""
+    name, image, manifest = "registry.example.org:5000/team/server", Digest.of(b"image"), Digest.of(b"manifest")
+
+    def seen(what: tuple[str, str], predicate: str | None, by: str | None, result: str, reason: str) -> Seen:
+        return Seen(*what, predicate, image, manifest, (image,), by, result, reason)  # type: ignore[arg-type]
+
+    carried = (
+        seen(("signature", "tag"), None, "vendor", "good", "signed with the key of vendor"),
+        seen(("signature", "referrer"), None, None, "wrong", "not ci: another identity"),
+        seen(("attestation", "referrer"), "https://slsa.dev/provenance/v1", None, "unverifiable", "the package sigstore is not installed here"),
+        seen(("attestation", "tag"), "https://spdx.dev/Document", None, "not asked for", "the rule asks for no such attestation"),
+        seen(("sbom", "tag"), None, None, "unsigned", "carried, unsigned: text/spdx+json"),
+    )
+    return (
+        Verdict("server", name, "registry.example.org:5000/**", "good", "linux/amd64: signature by vendor", carried),
+        Verdict("other", "docker.io/library/other", "docker.io/library/*", "wrong", f"linux/amd64: signature: {HOSTILE}", ()),
+        Verdict("third", "docker.io/library/third", None, "nobody named", "the policy names nobody for docker.io/library/third", ()),
+    )
+
+
 def assessed(
     bundle: VerifiedBundle,
     *,
     found: tuple[checks.CheckResult, ...] | None = None,
     memory: Memory | None = None,
     drift: Drift | None = None,
+    upstream: tuple[Verdict, ...] = (),
 ) -> Assessment:
     ran = results() if found is None else found
-    return proved(bundle, ran, checks.gate(ran, {}), memory=memory, drift=drift, place="/media/usb/bundle", tool=TOOL, now=NOW)
+    gate = checks.gate(ran, {})
+    return proved(bundle, ran, gate, memory=memory, drift=drift, upstream=upstream, place="/media/usb/bundle", tool=TOOL, now=NOW)
 
 
 def refusal() -> RefusedError:
@@ -245,7 +311,7 @@ def refusing(error: AirgapError | None = None) -> Assessment:
 def golden(folder: Path) -> dict[str, bytes]:
     """Return the files of tests/golden/evidence as the code writes them now."""
     drift = Drift("differs", 3, (("changed", "mini/config.json", "content is another"), ("missing", "docs/c.txt", "not there")))
-    assessment = assessed(verified(rich(folder)), drift=drift)
+    assessment = assessed(verified(rich(folder)), drift=drift, upstream=verdicts())
     return {
         "verification.json": verification_json(assessment),
         "sbom.cdx.json": cyclonedx(assessment),

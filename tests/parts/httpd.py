@@ -76,6 +76,8 @@ class Route:
     authorization: str | None = None  # the Authorization that is wanted
     challenge: str = 'Bearer realm="test"'
     answer: Callable[[Request], tuple[int, dict[str, str], bytes]] | None = None  # decides all by itself
+    unread: bool = False  # what is sent is not read before the answer
+    hang_up: bool = False  # the connection is closed after the answer, without a word
 
 
 @dataclass
@@ -92,16 +94,26 @@ class Request:
 class Server:
     """Serves routes on an ephemeral port of 127.0.0.1 and remembers every request."""
 
-    def __init__(self, tls: tuple[Path, Path] | None = None, *, versions: tuple[ssl.TLSVersion, ssl.TLSVersion] | None = None) -> None:
+    def __init__(
+        self,
+        tls: tuple[Path, Path] | None = None,
+        *,
+        versions: tuple[ssl.TLSVersion, ssl.TLSVersion] | None = None,
+        client_ca: Path | None = None,
+    ) -> None:
         self.routes: dict[str, Route] = {}
         self.requests: list[Request] = []
         self.connections = 0
+        self.expectations = True  # False: `Expect: 100-continue` is answered by 417
         self.closing = threading.Event()
         self._http = _http(self)
         self._scheme = "http"
         if tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(*tls)
+            if client_ca:
+                context.load_verify_locations(client_ca)
+                context.verify_mode = ssl.CERT_REQUIRED
             if versions:
                 context.set_ciphers("ALL:@SECLEVEL=0")
                 context.minimum_version, context.maximum_version = versions
@@ -153,7 +165,13 @@ def _http(server: Server) -> ThreadingHTTPServer:
         def do_GET(self) -> None:
             _answer(server, self)
 
-        do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815 - the names the base class calls
+        def handle_expect_100(self) -> bool:
+            if not server.expectations:
+                _short(self, 417, {}, b"no expectations here")
+                return False
+            return _waits(server, self) or super().handle_expect_100()
+
+        do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815 - the names the base class calls
 
         def log_message(self, *_: object) -> None:
             pass
@@ -172,8 +190,9 @@ def _http(server: Server) -> ThreadingHTTPServer:
 def _answer(server: Server, handler: BaseHTTPRequestHandler) -> None:
     request = Request(handler.command, handler.path, {key.lower(): value for key, value in handler.headers.items()})
     server.requests.append(request)
-    request.body = handler.rfile.read(int(request.headers.get("content-length", 0)))
     route = server.routes.get(urlsplit(handler.path).path)
+    if not (route and route.unread):
+        request.body = handler.rfile.read(int(request.headers.get("content-length", 0)))
     if route is None:
         _short(handler, 404, {}, b"no such route")
     elif route.answer:
@@ -185,6 +204,14 @@ def _answer(server: Server, handler: BaseHTTPRequestHandler) -> None:
         _short(handler, status, headers, b"not now")
     else:
         _serve(server, handler, route, request)
+    if route and route.hang_up:
+        handler.close_connection = True
+
+
+def _waits(server: Server, handler: BaseHTTPRequestHandler) -> bool:
+    """Say whether the path is one that answers without having read, so that nobody is told to go on."""
+    route = server.routes.get(urlsplit(handler.path).path)
+    return bool(route and route.unread)
 
 
 def _short(handler: BaseHTTPRequestHandler, status: int, headers: dict[str, str], body: bytes) -> None:
@@ -333,7 +360,10 @@ def _pipe(one: socket.socket, other: socket.socket) -> None:
 
 
 def authority(folder: Path, *, names: tuple[str, ...] = ("127.0.0.1", "localhost")) -> tuple[Path, tuple[Path, Path]]:
-    """Make a private CA and a server certificate for ``names``; return the CA's file, and certificate and key for ``Server``."""
+    """Make a private CA and a server certificate for ``names``; return the CA's file, and certificate and key for ``Server``.
+
+    ``client.pem`` and ``client.key`` beside them are somebody this CA knows; the key of ``locked.key`` wants the word ``word``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     now = datetime.now(UTC)
     ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
@@ -354,7 +384,13 @@ def authority(folder: Path, *, names: tuple[str, ...] = ("127.0.0.1", "localhost
     leaf = builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])]), key.public_key())
     leaf = leaf.add_extension(alternatives, critical=False)
     leaf = leaf.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
+    client_key = ec.generate_private_key(ec.SECP256R1())
+    client = builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "alice")]), client_key.public_key())
+    pem, form, plain = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     files = {
+        "client.pem": client.sign(ca_key, hashes.SHA256()).public_bytes(pem),
+        "client.key": client_key.private_bytes(pem, form, plain),
+        "locked.key": client_key.private_bytes(pem, form, serialization.BestAvailableEncryption(b"word")),
         "ca.pem": ca.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM),
         "server.pem": leaf.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM),
         "server.key": key.private_bytes(

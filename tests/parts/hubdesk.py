@@ -11,8 +11,8 @@ import pytest
 from huggingface_hub import constants
 from parts import hub, models, placing
 
-from airgap_images.http import Client, Retry
 from airgap_images.layout import Layout
+from airgap_images.remote.http import Client, Retry
 from bundler.sources import Context, huggingface
 from manifests.lock import LockedComponent, Target
 

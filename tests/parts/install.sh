@@ -2,7 +2,7 @@
 # Installs the real parts that the tests drive. Where it cannot (no Debian, not root) it says so, and the tests that need a
 # missing part are skipped with the reason; with CI=true that is a failure instead.
 set -eu
-needed="docker.io docker-registry skopeo umoci jq openssl curl nginx-light iproute2 util-linux busybox-static e2fsprogs"
+needed="docker.io containerd runc podman crun conmon rpm zstd docker-registry skopeo umoci jq openssl curl nginx-light iproute2 util-linux busybox-static e2fsprogs"
 missing=""
 for package in $needed; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"

@@ -10,7 +10,7 @@ import signal
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from parts import bundles
 from airgap_images.bundle import Component, TreeFile, component_descriptor, write_index, write_tree
 from airgap_images.layout import Layout
 from airgap_images.oci import IMAGE_MANIFEST, Descriptor, Manifest
-from audit.install.images import Engine
+from airgap_images.targets import Cargo, Form, Placed, Progress, Target
 from audit.install.install import Installed, install
 from audit.verify.walk import Place
 from bundler import sign
@@ -36,45 +36,52 @@ CHANGING = frozenset({"os.rename", "os.link", "os.symlink", "os.mkdir", "os.rmdi
 
 
 @dataclass(frozen=True)
-class Held:
-    id: str
-    tags: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Shelf:
-    """An engine whose images are files in a folder, by the digest of their config, with the names they answer to."""
+    """A target whose things are files in a folder, by the digest of their config (a tree's: of its root), with the names they answer to."""
 
     folder: Path
     name: str = "shelf"
+    forms: frozenset[Form] = frozenset({"image"})
+    notes: tuple[str, ...] = ()
 
-    def load(self, layout: Layout, root: Descriptor, tags: tuple[str, ...]) -> Held:
+    def named(self, layout: Layout, cargo: Cargo) -> tuple[tuple[str, str | None], ...]:
+        names = cargo.references if cargo.form == "image" else (f"trees/{cargo.name}:1",)
+        return tuple((name, next((held.id for held in self.held() if name in held.tags), None)) for name in names)
+
+    def load(self, layout: Layout, cargo: Cargo, progress: Progress | None = None) -> Placed:
+        names = tuple(name for name, _ in self.named(layout, cargo))
         for other in self.held():
-            self._write(other.id, tuple(tag for tag in other.tags if tag not in tags))
-        found = self.present(layout, root)
-        held = Held(self._id(layout, root), tuple(sorted({*tags, *(found.tags if found else ())})))
-        self._write(held.id, held.tags)
-        return held
+            self._write(other.id, tuple(tag for tag in other.tags if tag not in names))
+        found = self.present(layout, cargo)
+        if progress and found is None:
+            progress(cargo.root.size)
+        self._write(self._id(layout, cargo), tuple(sorted({*names, *(found.tags if found else ())})))
+        return Placed(self._id(layout, cargo), names, found is not None)
 
-    def present(self, layout: Layout, root: Descriptor) -> Held | None:
+    def present(self, layout: Layout, cargo: Cargo) -> Placed | None:
         if not self.folder.is_dir():
             raise SiteError("no engine answers", hint="start the engine")
-        path = self.folder / self._id(layout, root)[7:]
-        return Held(f"sha256:{path.name}", tuple(json.loads(path.read_text()))) if path.exists() else None
+        path = self.folder / self._id(layout, cargo)[7:]
+        return Placed(f"sha256:{path.name}", tuple(json.loads(path.read_text()))) if path.exists() else None
 
-    def remove(self, image: Held) -> None:
-        path = self.folder / image.id[7:]
-        rest = tuple(tag for tag in json.loads(path.read_text()) if tag not in image.tags)
-        if rest:
-            self._write(image.id, rest)
+    def remove(self, placed: Placed) -> None:
+        path = self.folder / placed.id[7:]
+        rest = tuple(tag for tag in json.loads(path.read_text()) if tag not in placed.tags)
+        if rest or placed.before:
+            self._write(placed.id, rest)
         else:
             path.unlink()
 
-    def held(self) -> list[Held]:
-        return [Held(f"sha256:{path.name}", tuple(json.loads(path.read_text()))) for path in sorted(self.folder.iterdir())]
+    def close(self) -> None:
+        pass
 
-    def _id(self, layout: Layout, root: Descriptor) -> str:
-        return str(Manifest.parse(layout.read(root, 1 << 20), "image").config.digest)
+    def held(self) -> list[Placed]:
+        return [Placed(f"sha256:{path.name}", tuple(json.loads(path.read_text()))) for path in sorted(self.folder.iterdir())]
+
+    def _id(self, layout: Layout, cargo: Cargo) -> str:
+        if cargo.form == "tree":
+            return str(cargo.root.digest)
+        return str(Manifest.parse(layout.read(cargo.root, 1 << 20), "image").config.digest)
 
     def _write(self, image_id: str, tags: tuple[str, ...]) -> None:
         path = self.folder / image_id[7:]
@@ -107,9 +114,9 @@ class Desk:
     def bundle(self, serial: int = 1, *, image: bool = True, name: str = "", **trees: dict[str, bytes]) -> Path:
         return ship(self.folder / (name or f"bundle-{serial}"), self.who, serial, trees or standard(serial), image=image)
 
-    def install(self, bundle: Path | Place, *, engine: Engine | None = None, now: datetime = NOW, **options: object) -> Installed:
+    def install(self, bundle: Path | Place, *, targets: Iterable[Target] = (), now: datetime = NOW, **options: object) -> Installed:
         place = bundle if isinstance(bundle, Place) else Place.of(bundle)
-        return install(place, self.who.policy_raw, self.site, now=now, engine=engine, **options)  # type: ignore[arg-type]
+        return install(place, self.who.policy_raw, self.site, now=now, targets=targets, **options)  # type: ignore[arg-type]
 
 
 def standard(serial: int) -> dict[str, dict[str, bytes]]:

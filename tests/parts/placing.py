@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from airgap_images.bundle import tree_files
-from airgap_images.http import Client
 from airgap_images.layout import Layout
+from airgap_images.remote.http import Client
 from bundler import build
 from manifests.lock import Lock, LockedComponent
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from parts import placing, pyindex
 
-from airgap_images.http import Client, Retry
 from airgap_images.layout import Layout
+from airgap_images.remote.http import Client, Retry
 from bundler.sources import Context, python
 from manifests.lock import LockedComponent, Target
 

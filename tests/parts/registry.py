@@ -28,6 +28,7 @@ from parts.images import find, need
 
 # The bcrypt form of PASSWORD, made once with `htpasswd -nbB`; the registry accepts no other.
 USER, PASSWORD = "alice", "correct horse"
+REFRESH = "refresh/token+of=alice"
 HTPASSWD = f"{USER}:$2b$04$3rHTkNaFwD8n8iLF4uIi.uFnRRRRW652he/Y/PhrOELVuDRB./E2e\n"
 STARTUP = 20  # seconds
 
@@ -59,9 +60,17 @@ class Registry:
 
 @contextlib.contextmanager
 def registry(
-    folder: Path, *, htpasswd: bool = False, token: dict[str, str] | None = None, tls: tuple[Path, Path] | None = None
+    folder: Path,
+    *,
+    htpasswd: bool = False,
+    token: dict[str, str] | None = None,
+    tls: tuple[Path, Path] | None = None,
+    client_ca: Path | None = None,
 ) -> Iterator[Registry]:
-    """Run a registry below `folder`; `token` is its `auth.token`, `tls` certificate and key as `httpd.authority` makes them."""
+    """Run a registry below `folder`; `token` is its `auth.token`, `tls` certificate and key as `httpd.authority` makes them.
+
+    With `client_ca` it talks to those only who have a certificate of that CA.
+    """
     need("docker-registry")
     folder.mkdir(parents=True, exist_ok=True)
     config = {
@@ -72,6 +81,8 @@ def registry(
     }
     if tls:
         config["http"]["tls"] = {"certificate": str(tls[0]), "key": str(tls[1])}
+        if client_ca:
+            config["http"]["tls"]["clientcas"] = [str(client_ca)]
     if htpasswd:
         (folder / "htpasswd").write_text(HTPASSWD)
         config["auth"] = {"htpasswd": {"realm": "test", "path": str(folder / "htpasswd")}}
@@ -92,7 +103,7 @@ def registry(
 class TokenServer:
     """Hands out signed tokens (distribution's token specification) for the registry that `registry(token=...)` runs.
 
-    Everyone may read `public/...`, `USER` everything; `stale` counts tokens still to be given that expired long ago.
+    Everyone may read `public/...`, `USER` everything, by password or, in a form, by the token `REFRESH`; `stale` counts tokens still to be given that expired long ago.
     """
 
     def __init__(self, folder: Path, server: httpd.Server) -> None:
@@ -110,21 +121,29 @@ class TokenServer:
         return self._server.seen("/token")
 
     def _answer(self, request: httpd.Request) -> tuple[int, dict[str, str], bytes]:
-        query = {key: values[0] for key, values in parse_qs(urlsplit(request.path).query).items()}
-        kind, name, actions = query["scope"].split(":")
+        form = parse_qs(request.body.decode() if request.method == "POST" else urlsplit(request.path).query)
         sent = request.headers.get("authorization")
-        if sent not in {None, basic(USER, PASSWORD)}:
+        if request.method == "POST":
+            if (form["grant_type"], form["refresh_token"]) != (["refresh_token"], [REFRESH]) or not form["client_id"]:
+                return 401, {}, b'{"error":"invalid_grant"}'
+        elif sent not in {None, basic(USER, PASSWORD)}:
             return 401, {}, b'{"details":"incorrect username or password"}'
-        granted = actions.split(",") if sent or name.startswith("public/") else []
-        return 200, {"Content-Type": "application/json"}, json.dumps({"token": self._token(kind, name, granted)}).encode()
+        known = bool(sent) or request.method == "POST"
+        access = []
+        for scope in (part for value in form["scope"] for part in value.split(" ")):
+            kind, name, actions = scope.split(":")
+            if known or name.startswith("public/"):
+                access.append({"type": kind, "name": name, "actions": actions.split(",")})
+        key = "access_token" if request.method == "POST" else "token"
+        return 200, {"Content-Type": "application/json"}, json.dumps({key: self._token(access)}).encode()
 
-    def _token(self, kind: str, name: str, actions: list[str]) -> str:
+    def _token(self, access: list[dict]) -> str:
         now = int(time.time())
         if self.stale:
             self.stale -= 1
             now -= 3600
         claims = {"iss": "test-issuer", "sub": "", "aud": "test-registry", "iat": now, "nbf": now - 5, "exp": now + 300, "jti": str(now)}
-        claims["access"] = [{"type": kind, "name": name, "actions": actions}] if actions else []
+        claims["access"] = access
         header = {"typ": "JWT", "alg": "ES256", "x5c": self._chain}
         signed = ".".join(_base64url(json.dumps(part).encode()) for part in (header, claims))
         r, s = decode_dss_signature(self._key.sign(signed.encode(), ec.ECDSA(hashes.SHA256())))

@@ -9,15 +9,18 @@ from __future__ import annotations
 import email.utils
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from pathlib import Path
 from typing import Protocol, Self
 from urllib.parse import quote, unquote, urlsplit
 
 from manifests.errors import InvalidFileError, NetworkError
 from manifests.paths import printable
 
-RETRIED = frozenset({408, 425, 429})
+TOO_MANY = 429
+RETRIED = frozenset({408, 425, TOO_MANY})
 SERVER_ERRORS = range(500, 600)
 NEVER_BETTER = frozenset({501, 505})  # server errors that stay
 PHRASES = {status.value: status.phrase for status in HTTPStatus}
@@ -64,6 +67,19 @@ class Address:
     def url(self) -> str:
         """Return the URL without user name and password."""
         return f"{self.origin}{self.target}"
+
+
+class Receiver(Protocol):
+    """Takes the bytes of a body where they belong, without a copy in between."""
+
+    def expects(self, count: int) -> bool:
+        """Say whether ``count`` more bytes, and they only, may be put into ``room``."""
+
+    def room(self) -> memoryview:
+        """Return where the next bytes go; it is not empty."""
+
+    def took(self, count: int) -> None:
+        """Take note that ``count`` bytes were put there."""
 
 
 class Credentials(Protocol):
@@ -134,12 +150,45 @@ class Response:
         return max(0.0, then - now) if then is not None and now is not None else 0.0
 
 
+class Readable(Protocol):
+    """What is sent, read piece by piece: an open file is one."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return at most ``size`` bytes, none at the end."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A body of ``size`` bytes to send; ``open`` gives it from its beginning, once for every attempt."""
+
+    size: int
+    open: Callable[[], Readable]
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """What one host has of its own: files of CA certificates, trusted beside the system's, and a client certificate with its key."""
+
+    ca_file: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    more_ca_files: tuple[Path, ...] = ()
+
+    @property
+    def ca_files(self) -> tuple[Path, ...]:
+        """Return every file of CA certificates."""
+        return (*((self.ca_file,) if self.ca_file else ()), *self.more_ca_files)
+
+
 class HttpError(NetworkError):
     """A server answered something else than success."""
 
     def __init__(self, response: Response) -> None:
         phrase = PHRASES.get(response.status, "(unknown)")
-        super().__init__(f"{redacted(response.url)}: the server answered {response.status} {phrase}", hint=_hint(response.status))
+        super().__init__(f"{redacted(response.url)}: the server answered {response.status} {phrase}", hint=_hint(response))
         self.status = response.status
         self.url = response.url
         self.headers = response.headers
@@ -202,7 +251,10 @@ def _instant(date: str | None) -> float | None:
         return None
 
 
-def _hint(status: int) -> str:
+def _hint(response: Response) -> str:
+    status = response.status
+    if status == TOO_MANY and (response.header("ratelimit-remaining") or "").partition(";")[0].strip() == "0":
+        return "this login, or this network without one, has used up its pulls: log in there (`docker login`), or run again later"
     if status in {401, 403, 407}:
         return "check the token or the ~/.netrc entry for this host, and that it grants access"
     if status in {404, 410}:

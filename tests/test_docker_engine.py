@@ -1,4 +1,4 @@
-"""Container engines: images go from a store into a real `dockerd`, unchanged, or not at all, and out again."""
+"""Docker: images go from a store into a real `dockerd`, unchanged, or not at all, and out again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import gc
 import io
 import json
 import sys
-import tarfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,16 +16,14 @@ import pytest
 from parts import engine as engines
 from parts import images
 from parts.expect import refused
+from parts.stored import AMD64, ARM64, CONFIG, NAME, cargo, damage, indexed, put_index, put_manifest, stored
 
-from airgap_images.engine import DockerEngine, Image, Placed, _header, docker_client, hybrid
 from airgap_images.layout import Layout
-from airgap_images.oci import DOCKER_MANIFEST, IMAGE_INDEX, IMAGE_MANIFEST, Descriptor, Digest
-from manifests import canonical
+from airgap_images.oci import Descriptor
+from airgap_images.placing.docker_engine import DockerEngine, docker_client
+from airgap_images.placing.stream import Image
+from airgap_images.targets import Placed
 from manifests.errors import IntegrityError, InvalidFileError, SiteError
-
-NAME = "registry.example.org/team/busybox:1.0"
-CONFIG = "application/vnd.oci.image.config.v1+json"
-DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +34,7 @@ def running() -> Iterator[engines.Running]:
 
 @pytest.fixture
 def docker(running: engines.Running) -> Iterator[DockerEngine]:
-    engine = DockerEngine(docker_client(running.environment))
+    engine = DockerEngine(docker_client(running.environment), AMD64)
     yield engine
     engine.close()
     for image in running.images():
@@ -50,28 +47,6 @@ def store(tmp_path: Path) -> Layout:
     return Layout.create(tmp_path / "store")
 
 
-def stored(store: Layout, *, dockers: bool = False, mark: str = "") -> Descriptor:
-    """Put the busybox image into the store, in Docker's own format on demand, or with another config; return its root."""
-    image = images.busybox()
-    manifest = image.manifest
-    parts = {
-        part["digest"]: (image.layout / "blobs" / "sha256" / part["digest"][7:]).read_bytes()
-        for part in (manifest["config"], *manifest["layers"])
-    }
-    config = parts[manifest["config"]["digest"]] + mark.encode()  # white space: another digest, the same image
-    layers = [Descriptor(layer["mediaType"], store.put(parts[layer["digest"]]), layer["size"]) for layer in manifest["layers"]]
-    if dockers:
-        layers = [Descriptor("application/vnd.docker.image.rootfs.diff.tar.gzip", layer.digest, layer.size) for layer in layers]
-    described = Descriptor(DOCKER_CONFIG if dockers else CONFIG, store.put(config), len(config))
-    return put_manifest(store, described, layers, DOCKER_MANIFEST if dockers else IMAGE_MANIFEST)
-
-
-def put_manifest(store: Layout, config: Descriptor, layers: list[Descriptor], media_type: str = IMAGE_MANIFEST) -> Descriptor:
-    body = {"schemaVersion": 2, "mediaType": media_type, "config": config.to_dict(), "layers": [layer.to_dict() for layer in layers]}
-    raw = canonical.compact(body)
-    return Descriptor(media_type, store.put(raw), len(raw))
-
-
 # --- into the engine
 
 
@@ -80,37 +55,36 @@ def put_manifest(store: Layout, config: Descriptor, layers: list[Descriptor], me
 def test_an_image_goes_in_unchanged_and_runs(running: engines.Running, docker: DockerEngine, store: Layout, dockers: bool) -> None:
     root = stored(store, dockers=dockers)
     seen: list[int] = []
-    assert docker.present(store, root) is None
-    placed = docker.load(store, root, (NAME,), seen.append)
-    image = Image.read(store, root)
+    assert docker.present(store, cargo(root)) is None
+    placed = docker.load(store, cargo(root, NAME), seen.append)
+    image = Image.read(store, root, AMD64)
     assert placed.id == str(image.manifest.config.digest), "a classic image store calls an image by its config's digest"
     assert (placed.tags, placed.before) == ((NAME,), False)
     assert sum(seen) == sum(part.size for part in (image.root, *image.manifest.children))
     assert running.run(NAME) == f"{images.GREETING}\n"
     assert running.images() == {placed.id}
-    assert docker.present(store, root) == Placed(placed.id, (NAME,))
+    assert docker.present(store, cargo(root)) == Placed(placed.id, (NAME,))
     assert docker.version().startswith(("20.", "2"))
 
 
 @pytest.mark.parts
 def test_what_is_there_is_not_sent_again(docker: DockerEngine, store: Layout) -> None:
     root = stored(store)
-    first = docker.load(store, root, (NAME,))
-    for layer in Image.read(store, root).manifest.layers:
+    first = docker.load(store, cargo(root, NAME))
+    for layer in Image.read(store, root, AMD64).manifest.layers:
         store.path(layer.digest).unlink()  # so that sending would fail
-    again = docker.load(store, root, (NAME, "busybox"))
+    again = docker.load(store, cargo(root, NAME, "busybox"))
     assert (again.id, again.before) == (first.id, True)
     assert again.tags == ("docker.io/library/busybox:latest", NAME)
-    assert docker.present(store, root) == again
+    assert docker.present(store, cargo(root)) == again
 
 
 @pytest.mark.parts
 def test_an_image_without_a_name_and_one_in_an_index_of_its_own(running: engines.Running, docker: DockerEngine, store: Layout) -> None:
     root = stored(store, dockers=True)
-    raw = canonical.compact({"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": [root.to_dict()]})
-    placed = docker.load(store, Descriptor(IMAGE_INDEX, store.put(raw), len(raw)), ())
+    placed = docker.load(store, cargo(put_index(store, [root.to_dict()], ours=True)))
     assert placed.tags == ()
-    assert docker.present(store, root) == Placed(placed.id, ())
+    assert docker.present(store, cargo(root)) == Placed(placed.id, ())
     assert running.run(placed.id) == f"{images.GREETING}\n"
     docker.remove(placed)
     assert running.images() == set()
@@ -119,13 +93,34 @@ def test_an_image_without_a_name_and_one_in_an_index_of_its_own(running: engines
 @pytest.mark.parts
 def test_a_name_moves_to_the_image_that_is_placed_last(running: engines.Running, docker: DockerEngine, store: Layout) -> None:
     old, new = stored(store), stored(store, mark=" ")
-    before = docker.load(store, old, (NAME,))
-    after = docker.load(store, new, (NAME,))
+    before = docker.load(store, cargo(old, NAME))
+    after = docker.load(store, cargo(new, NAME))
     assert after.id != before.id
-    assert docker.present(store, old) == Placed(before.id, ())
-    assert docker.load(store, old, (NAME,)).id == before.id, "and back again, without sending it"
-    assert docker.present(store, old) == Placed(before.id, (NAME,))
+    assert docker.present(store, cargo(old)) == Placed(before.id, ())
+    assert docker.load(store, cargo(old, NAME)).id == before.id, "and back again, without sending it"
+    assert docker.present(store, cargo(old)) == Placed(before.id, (NAME,))
     assert running.run(NAME) == f"{images.GREETING}\n"
+
+
+@pytest.mark.parts
+@pytest.mark.parametrize("ours", [False, True], ids=["upstream's index", "ours"])
+def test_of_several_platforms_it_gets_its_own(running: engines.Running, docker: DockerEngine, store: Layout, ours: bool) -> None:
+    root, both = indexed(store, ours=ours)
+    placed = docker.load(store, cargo(root, NAME))
+    assert placed.id == str(Image.read(store, both["amd64"], AMD64).config)
+    assert running.run(NAME) == f"{images.GREETING}\n"
+    assert docker.present(store, cargo(root)) == Placed(placed.id, (NAME,))
+    other = DockerEngine(docker_client(running.environment), ARM64)
+    assert other.load(store, cargo(root, "other:1")).id == str(Image.read(store, both["arm64"], AMD64).config)
+    other.close()
+
+
+@pytest.mark.parts
+def test_it_says_what_its_names_lead_to(docker: DockerEngine, store: Layout) -> None:
+    wanted = cargo(stored(store), NAME, "busybox")
+    assert docker.named(store, wanted) == (("docker.io/library/busybox:latest", None), (NAME, None))
+    other = docker.load(store, cargo(stored(store, mark=" "), NAME))
+    assert docker.named(store, wanted) == (("docker.io/library/busybox:latest", None), (NAME, other.id))
 
 
 # --- or not at all
@@ -138,14 +133,11 @@ def test_a_byte_changed_in_the_store_keeps_the_image_out(
     running: engines.Running, docker: DockerEngine, store: Layout, which: str, where: int
 ) -> None:
     root = stored(store)
-    manifest = Image.read(store, root).manifest
+    manifest = Image.read(store, root, AMD64).manifest
     digest = {"layer": manifest.layers[0].digest, "config": manifest.config.digest, "manifest": root.digest}[which]
-    raw = bytearray(store.path(digest).read_bytes())
-    raw[where] ^= 1
-    store.path(digest).chmod(0o644)
-    store.path(digest).write_bytes(raw)
+    damage(store, Descriptor(CONFIG, digest, 0), where)
     with refused(IntegrityError, f"blobs/sha256/{digest.hex}", "expected"):
-        docker.load(store, root, (NAME,))
+        docker.load(store, cargo(root, NAME))
     assert running.images() == set()
     assert docker.version(), "and the engine answers as before"
 
@@ -156,7 +148,7 @@ def test_a_layer_that_is_no_whole_file_keeps_the_image_out(
     running: engines.Running, docker: DockerEngine, store: Layout, damage: str
 ) -> None:
     root = stored(store)
-    layer = store.path(Image.read(store, root).manifest.layers[-1].digest)
+    layer = store.path(Image.read(store, root, AMD64).manifest.layers[-1].digest)
     good = layer.read_bytes()
     layer.unlink()
     if damage == "short":
@@ -165,7 +157,7 @@ def test_a_layer_that_is_no_whole_file_keeps_the_image_out(
         (store.root / "elsewhere").write_bytes(good)
         layer.symlink_to(store.root / "elsewhere")
     with refused(IntegrityError, f"blobs/sha256/{layer.name}"):
-        docker.load(store, root, (NAME,))
+        docker.load(store, cargo(root, NAME))
     assert running.images() == set()
 
 
@@ -173,7 +165,7 @@ def test_a_layer_that_is_no_whole_file_keeps_the_image_out(
 def test_a_layer_changed_while_it_is_sent_keeps_the_image_out(running: engines.Running, docker: DockerEngine, store: Layout) -> None:
     large = b"\0" * (8 << 20)
     layer = Descriptor("application/vnd.oci.image.layer.v1.tar", store.put(large), len(large))
-    root = put_manifest(store, Image.read(store, stored(store)).manifest.config, [layer])
+    root = put_manifest(store, Image.read(store, stored(store), AMD64).manifest.config, [layer])
     path = store.path(layer.digest)
 
     def change(_count: int) -> None:
@@ -184,29 +176,25 @@ def test_a_layer_changed_while_it_is_sent_keeps_the_image_out(running: engines.R
 
     for meddle in (change, lambda _count: path.write_bytes(large[:10])):
         with refused(IntegrityError, f"blobs/sha256/{path.name}"):
-            docker.load(store, root, (NAME,), meddle)
+            docker.load(store, cargo(root, NAME), meddle)
     assert running.images() == set()
 
 
 @pytest.mark.parts
 def test_an_image_the_engine_cannot_read_is_its_refusal_not_ours(running: engines.Running, docker: DockerEngine, store: Layout) -> None:
-    image = Image.read(store, stored(store))
+    image = Image.read(store, stored(store), AMD64)
     noise = Descriptor(image.manifest.layers[0].media_type, store.put(b"no tar"), 6)
     for layers in ([noise, image.manifest.layers[1]], [image.manifest.layers[1], image.manifest.layers[0]]):
         with refused(SiteError, "the engine"):
-            docker.load(store, put_manifest(store, image.manifest.config, layers), (NAME,))
+            docker.load(store, cargo(put_manifest(store, image.manifest.config, layers), NAME))
     assert running.images() == set()
 
 
-def test_what_is_no_image_for_one_platform(store: Layout) -> None:
-    engine = DockerEngine(docker_client({"DOCKER_HOST": "unix:///nowhere"}))
+def test_what_is_no_name_of_an_image(store: Layout) -> None:
+    engine = DockerEngine(docker_client({"DOCKER_HOST": "unix:///nowhere"}), AMD64)
     root = put_manifest(store, Descriptor(CONFIG, store.put(b"{}"), 2), [])
-    many = canonical.compact({"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": [root.to_dict(), root.to_dict()]})
-    for wrong in (Descriptor(IMAGE_INDEX, store.put(many), len(many)), Descriptor("text/plain", store.put(b"text"), 4)):
-        with refused(IntegrityError, f"blobs/sha256/{wrong.digest.hex}", "not an image for one platform"):
-            engine.load(store, wrong, (NAME,))
     with refused(InvalidFileError, "is not an image reference"):
-        engine.load(store, root, ("Not A Name",))
+        engine.load(store, cargo(root, "Not A Name"))
 
 
 # --- and out again
@@ -214,18 +202,18 @@ def test_what_is_no_image_for_one_platform(store: Layout) -> None:
 
 @pytest.mark.parts
 def test_what_was_placed_is_removed_and_nothing_else(running: engines.Running, docker: DockerEngine, store: Layout) -> None:
-    other = docker.load(store, stored(store, mark=" "), ("other:1",))
+    other = docker.load(store, cargo(stored(store, mark=" "), "other:1"))
     root = stored(store)
-    placed = docker.load(store, root, (NAME, "second:1"))
+    placed = docker.load(store, cargo(root, NAME, "second:1"))
     for _ in range(2):
         docker.remove(placed)
         assert running.images() == {other.id}
-    assert docker.present(store, root) is None
+    assert docker.present(store, cargo(root)) is None
 
-    placed = docker.load(store, root, (NAME,))
+    placed = docker.load(store, cargo(root, NAME))
     running.docker("tag", NAME, "somebody:else")
     docker.remove(placed)
-    assert docker.present(store, root) == Placed(placed.id, ("docker.io/library/somebody:else",))
+    assert docker.present(store, cargo(root)) == Placed(placed.id, ("docker.io/library/somebody:else",))
 
     running.docker("tag", "other:1", NAME)
     docker.remove(placed)
@@ -234,7 +222,7 @@ def test_what_was_placed_is_removed_and_nothing_else(running: engines.Running, d
 
 @pytest.mark.parts
 def test_an_image_in_use_stays_and_is_said_to_be(running: engines.Running, docker: DockerEngine, store: Layout) -> None:
-    placed = docker.load(store, stored(store), (NAME,))
+    placed = docker.load(store, cargo(stored(store), NAME))
     container = running.docker("create", "--network", "none", "--pull", "never", NAME).stdout.strip()
     with refused(SiteError, "the engine refuses", "container"):
         docker.remove(placed)
@@ -243,28 +231,19 @@ def test_an_image_in_use_stays_and_is_said_to_be(running: engines.Running, docke
     assert running.images() == set()
 
 
-# --- the archive
-
-
-@pytest.mark.parametrize("dockers", [False, True], ids=["oci", "schema2"])
-def test_the_archive_is_two_formats_at_once_and_the_same_each_time(tmp_path: Path, store: Layout, dockers: bool) -> None:
-    image, archive = Image.read(store, stored(store, dockers=dockers)), tmp_path / "image.tar"
-    archive.write_bytes(b"".join(hybrid(store, image)))
-    assert archive.read_bytes() == b"".join(hybrid(store, image))
-    assert all(hybrid(store, image)), "an empty part would end a chunked request"
-    with tarfile.open(archive, "r:") as tar:
-        names = tar.getnames()
-        assert names[-2:] == ["index.json", "manifest.json"], "a stream cut short names no image"
-        assert set(names[1:-2]) == {f"blobs/sha256/{part.digest.hex}" for part in (image.root, *image.manifest.children)}
-    said = json.loads(images.tool("skopeo", "inspect", f"docker-archive:{archive}"))
-    assert (said["Os"], len(said["Layers"])) == ("linux", 2)
-    if not dockers:  # skopeo 1.9 looks for nothing but OCI manifests in an OCI layout
-        raw = images.tool("skopeo", "inspect", "--raw", f"oci-archive:{archive}").encode()
-        assert Digest.of(raw) == image.root.digest
-
-
-def test_a_layer_above_8_gib_has_room_in_the_archive() -> None:
-    assert tarfile.TarInfo.frombuf(_header("x", 20 << 30), "utf-8", "strict").size == 20 << 30
+@pytest.mark.parts
+def test_an_image_that_was_there_before_loses_our_name_only(running: engines.Running, docker: DockerEngine, store: Layout) -> None:
+    wanted = cargo(stored(store), NAME)
+    docker.load(store, cargo(wanted.root, "theirs:1"))
+    placed = docker.load(store, wanted)
+    assert placed.before
+    docker.remove(placed)
+    assert docker.present(store, wanted) == Placed(placed.id, ("docker.io/library/theirs:1",))
+    placed = docker.load(store, wanted)
+    running.docker("rmi", "theirs:1")
+    with refused(SiteError, NAME, "the last name of an image that was in the engine before"):
+        docker.remove(placed)
+    assert docker.present(store, wanted) == Placed(placed.id, (NAME,)), "taking it away would remove their image"
 
 
 # --- no engine, and one that is not to be trusted
@@ -273,15 +252,15 @@ def test_a_layer_above_8_gib_has_room_in_the_archive() -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the SDK drops a socket that did not connect
 def test_no_engine_and_no_package_are_said_with_the_next_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with refused(SiteError, "no engine answers"):
-        DockerEngine(docker_client({"DOCKER_HOST": f"unix://{tmp_path}/none.sock"})).version()
+        DockerEngine(docker_client({"DOCKER_HOST": f"unix://{tmp_path}/none.sock"}), AMD64).version()
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
     fake = Fake("")
     with fake, contextlib.suppress(SiteError):
         monkeypatch.setenv("DOCKER_HOST", fake.host)
-        assert DockerEngine(docker_client({})).version() != "99.0", "the environment is the caller's to read"
+        assert DockerEngine(docker_client({}), AMD64).version() != "99.0", "the environment is the caller's to read"
     monkeypatch.setitem(sys.modules, "docker", None)
     with refused(SiteError, "docker package for Python is not installed") as caught:
-        DockerEngine(docker_client({})).version()
+        DockerEngine(docker_client({}), AMD64).version()
     assert "airgap-bundler[docker]" in caught.value.hint
     gc.collect()
 
@@ -323,7 +302,7 @@ class Fake:
 
     def __enter__(self) -> DockerEngine:
         self._thread.start()
-        self.engine = DockerEngine(docker_client({"DOCKER_HOST": self.host}))
+        self.engine = DockerEngine(docker_client({"DOCKER_HOST": self.host}), AMD64)
         return self.engine
 
     def __exit__(self, *_: object) -> None:
@@ -370,12 +349,12 @@ def test_an_image_the_engine_changed_is_removed_again_and_gets_no_name(store: La
     other = "sha256:" + "e" * 64
     fake = Fake(other)
     with fake as engine, refused(IntegrityError, "the engine made", other, str(root.digest)):
-        engine.load(store, root, (NAME,))
+        engine.load(store, cargo(root, NAME))
     assert fake.removed == [other]
     fake = Fake(other)
     fake.known[other] = {"somebody:else"}
     with fake as engine, refused(IntegrityError, other):
-        engine.load(store, root, (NAME,))
+        engine.load(store, cargo(root, NAME))
     assert fake.removed == [], "an image that was there before is not ours to remove"
 
 
@@ -383,12 +362,12 @@ def test_an_image_store_that_calls_images_by_their_manifest(store: Layout) -> No
     root = stored(store)
     fake = Fake(str(root.digest))
     with fake as engine:
-        placed = engine.load(store, root, (NAME,))
+        placed = engine.load(store, cargo(root, NAME))
         assert (placed.id, placed.tags, placed.before) == (str(root.digest), (NAME,), False)
-        assert engine.present(store, root) == Placed(placed.id, (NAME,))
-        assert engine.load(store, root, (NAME,)).before
+        assert engine.present(store, cargo(root)) == Placed(placed.id, (NAME,))
+        assert engine.load(store, cargo(root, NAME)).before
 
 
 def test_what_the_engine_says_of_its_failure_is_said_in_one_line(store: Layout) -> None:
     with Fake("", error="no space\nleft") as engine, refused(SiteError, "the engine does not take the image: no space left"):
-        engine.load(store, stored(store), (NAME,))
+        engine.load(store, cargo(stored(store), NAME))

@@ -1,0 +1,1 @@
+"""Registries and HTTP: addresses, logins, certificates, mirrors, transfers. Everything here may reach a network."""

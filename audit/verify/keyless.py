@@ -1,0 +1,141 @@
+"""Judge keyless signatures: ask a process of its own, because the library that can do it brings network code.
+
+``sigstore`` is imported by ``_keyless_child.py`` and by nothing else here. That child starts with no environment, forbids itself
+sockets, programs and writing before it imports anything, and answers once. One child judges everything; starting it and importing
+the library takes about half a second. What it cannot be asked, or does not answer, is not judged: never good.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from manifests import canonical
+from manifests.errors import InvalidFileError
+from manifests.paths import printable
+
+CHILD = Path(__file__).with_name("_keyless_child.py")
+ABSENT = "the package sigstore is not installed here: pip install 'airgap-bundler[keyless]'"
+MAX_QUESTION = 256 << 20  # bytes of all bundles and what they sign
+MAX_ANSWER = 16 << 20  # bytes; an answer has some 200 bytes
+BASE_TIME, TIME_PER_BUNDLE = 60.0, 0.5  # seconds; a bundle takes about 2 ms
+
+Result = Literal["good", "wrong", "unverifiable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One bundle against one identity. ``artifact`` is what it signs, None if that is the statement in its envelope.
+
+    ``root`` is the trusted root as JSON, from the policy.
+    """
+
+    bundle: bytes
+    artifact: bytes | None
+    identity: str
+    issuer: str
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the child said; ``payload`` is the sha256 (hex) of the statement it verified, None if it verified ``artifact``."""
+
+    result: Result
+    reason: str
+    payload: str | None = None
+
+
+def judge(questions: Iterable[Question]) -> tuple[Answer, ...]:
+    """Return the answer to each question, in their order."""
+    asked = tuple(questions)
+    if not asked:
+        return ()
+    raw = _encoded(asked)
+    if len(raw) > MAX_QUESTION:
+        return _all(asked, f"{len(raw)} bytes to judge, at most {MAX_QUESTION} are judged at once")
+    try:
+        said = _ask(raw, BASE_TIME + TIME_PER_BUNDLE * len(asked))
+    except OSError as error:
+        return _all(asked, f"the process that judges it could not be started: {error.strerror}")
+    return _parsed(said, asked)
+
+
+def _encoded(asked: tuple[Question, ...]) -> bytes:
+    roots = sorted({question.root for question in asked})
+    return canonical.compact(
+        {
+            "path": [folder for folder in sys.path if os.path.isabs(folder)],
+            "roots": [root.decode() for root in roots],
+            "items": [
+                {
+                    "bundle": question.bundle.decode(),
+                    "artifact": None if question.artifact is None else base64.b64encode(question.artifact).decode(),
+                    "identity": question.identity,
+                    "issuer": question.issuer,
+                    "root": roots.index(question.root),
+                }
+                for question in asked
+            ],
+        }
+    )
+
+
+def _ask(raw: bytes, seconds: float) -> bytes | None:
+    """Run the child and return its answer, None if it ran too long, said too much or failed."""
+    with os.fdopen(os.memfd_create("keyless"), "w+b") as question:
+        question.write(raw)
+        question.flush()
+        question.seek(0)
+        with subprocess.Popen(  # noqa: S603 - this interpreter, a file of this package
+            [sys.executable, "-I", "-B", "-X", "utf8", str(CHILD)],
+            cwd="/",
+            env={},
+            stdin=question,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as child:
+            alarm = threading.Timer(seconds, child.kill)
+            alarm.start()
+            try:
+                said = _bounded(child.stdout)
+            finally:
+                alarm.cancel()
+                if child.poll() is None and len(said) > MAX_ANSWER:
+                    child.kill()
+            return said if child.wait() == 0 and len(said) <= MAX_ANSWER else None
+
+
+def _bounded(stream: IO[bytes] | None) -> bytes:
+    return stream.read(MAX_ANSWER + 1) if stream else b""
+
+
+def _parsed(said: bytes | None, asked: tuple[Question, ...]) -> tuple[Answer, ...]:
+    try:
+        value = canonical.parse(said or b"", "answer", limit=MAX_ANSWER)
+    except InvalidFileError:
+        return _all(asked, "the process that judges it failed, was killed or took too long")
+    problem = value.get("problem") if isinstance(value, dict) else "?"
+    if problem is not None:
+        return _all(asked, ABSENT if problem == "absent" else f"the package sigstore cannot be used: {printable(str(problem))}")
+    answers = tuple(map(_answer, value.get("answers") or ()))
+    return answers if len(answers) == len(asked) else _all(asked, "the process that judges it did not answer everything")
+
+
+def _answer(value: Any) -> Answer:
+    result, reason, payload = (value.get(key) for key in ("result", "reason", "payload")) if isinstance(value, dict) else (None,) * 3
+    if result not in {"good", "wrong", "unverifiable"}:
+        return Answer("unverifiable", "the process that judges it gave no answer")
+    return Answer(result, printable(str(reason)), payload if isinstance(payload, str) else None)
+
+
+def _all(asked: tuple[Question, ...], reason: str) -> tuple[Answer, ...]:
+    return tuple(Answer("unverifiable", reason) for _ in asked)

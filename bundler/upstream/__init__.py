@@ -1,0 +1,1 @@
+"""What upstream says of an image, collected on the connected side: asked, classified, completed, made a component."""
