@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import os
 import secrets
@@ -275,6 +276,12 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
         raise SiteError(f"{path}: cannot write: {error.strerror}", hint="check space and permissions, then run again") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_torn(path: Path) -> None:
+    """Remove what ``write_atomic`` of ``path`` leaves beside it when the process is killed; for whoever is the only one to write it."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}"):
+        left.unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:

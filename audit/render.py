@@ -45,13 +45,14 @@ def verified(
         f"policy version {bundle.policy_version}, sha256 {bundle.policy_sha256}",
         f"{len(bundle.components)} components, {len(bundle.blobs)} blobs, {human(total)}, every byte hashed",
         *told,
-        *(_gate(decided) if decided else []),
+        *(_gate(decided, frozenset(image["component"] for image in images)) if decided else []),
         "",
         "not checked:",
         *(f"  - {text}" for text in unchecked),
     ]
-    data = _bundle(bundle) | {"notChecked": unchecked, "upstream": images, "verdict": "proved"}
-    return Report(data, "\n".join(lines), decided.exit_code if decided else 0)
+    code = decided.exit_code if decided else 0
+    data = _bundle(bundle) | {"notChecked": unchecked, "upstream": images, "verdict": "proved", "exitCode": code}
+    return Report(data, "\n".join(lines), code)
 
 
 def upstream(verdicts: Iterable[Verdict]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -165,9 +166,10 @@ def rolled_back(result: RolledBack) -> Report:
 
 def removed(result: Removed) -> Report:
     """Tell what was taken away and what stays, and why."""
+    staying = {entry.component for entry in result.images_left}
     lines = [
         f"removed from {result.store}: {len(result.generations)} generations, {len(result.bundles)} bundles, {human(result.bytes)}",
-        *(f"  {name} taken out of its targets" for name in result.images),
+        *(f"  {name} taken out of its {'other ' if name in staying else ''}targets" for name in result.images),
         *(f"  {entry.component} STAYS: {printable(entry.reason, 400)}" for entry in result.images_left),
         *(f"  not ours, left: {printable(name)}" for name in result.left),
         f"kept: {', '.join(result.kept)}",
@@ -218,16 +220,29 @@ def _placed(items: Iterable[ImageReceipt | TreeReceipt]) -> list[str]:
     lines: list[str] = []
     for item in items:
         for place in item.placements:
-            lines.append(f"  {item.name}  in {place.target} as {printable(', '.join(place.tags) or place.id, 600)}")
+            lines.append(f"  {item.name}  in {place.target} as {_names(place.tags) or place.id}")
             lines += [f"  {item.name}  {printable(name)} led to {printable(was)} before" for name, was in place.displaced.items()]
     reasons = [(item.name, getattr(item, "reason", None)) for item in items if not item.placements]
     return lines + [f"  {name}  NOT PLACED: {reason}" for name, reason in reasons if reason]
 
 
-def _gate(gate: checks.Gate) -> list[str]:
-    lines = [f"finding (let through): {f.component}/{printable(f.path)}: {f.message} [{f.id}, {f.severity}]" for f in gate.warned]
-    lines += [f"finding (refused): {f.component}/{printable(f.path)}: {f.message} [{f.id}, {f.severity}]" for f in gate.refused]
-    return lines + [f"not assessed: {n.component}/{printable(n.path)}: {n.reason} [{n.id}]" for n in gate.not_assessed]
+def _names(tags: Iterable[str]) -> str:
+    """Return the names people use; those with a digest, a signature's for example, are counted where there are others."""
+    known = list(tags)
+    plain = [tag for tag in known if "@" not in tag] or known
+    more = len(known) - len(plain)
+    return printable(", ".join(plain), 600) + (f", and {more} more by digest" if more else "")
+
+
+def _gate(gate: checks.Gate, known: frozenset[str] = frozenset()) -> list[str]:
+    """Tell what a gate decides; of the components in ``known`` the reasons stand above already."""
+    fates = [("let through", finding) for finding in gate.warned] + [("refused", finding) for finding in gate.refused]
+    lines = [f"finding ({fate}): {_short(finding, known)} [{finding.id}, {finding.severity}]" for fate, finding in fates]
+    return lines + [f"not assessed: {_short(note, known)} [{note.id}]" for note in gate.not_assessed]
+
+
+def _short(note: checks.Finding | checks.NotAssessed, known: frozenset[str]) -> str:
+    return checks.where(note) if note.component in known else checks.told(note)
 
 
 def _head(head: Head) -> dict[str, Any]:

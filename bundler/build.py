@@ -45,6 +45,7 @@ LOCK_COMPONENT = "airgap-lock"
 CHECKS_COMPONENT = "airgap-checks"
 ELSEWHERE = "build into a new folder (`--reuse` takes what this one has), or remove `signatures/` from this one to have it signed anew"
 LOCK_FILE = "bundle.lock.json"
+MAX_REFUSED = 8  # findings in the message of a refusal
 MODEL_FIELDS = {"license": "license", "architectures": "architecture", "torch_dtype": "precision", "commit": "revision"}
 
 
@@ -102,7 +103,7 @@ def build(lock: Lock, out: Path, client: Client, options: Options, watch: Watch 
         results = checks.run_all(checks.Subject(layout, tuple(made), options.policy))
         gate = checks.gate(results, lock.checks)
         if gate.refused:
-            raise FindingsError(_refusal(gate), hint="use other files, or state in `checks:` what you accept, then lock again")
+            raise FindingsError(_refusal(gate), hint=gate.refused[0].remedy)
         made += [_own(layout, LOCK_COMPONENT, "lock", LOCK_FILE, lock.to_bytes())]
         made += [_own(layout, CHECKS_COMPONENT, "checks", "checks.json", _lasting(results, lock))]
         raw, changed = _write(layout, lock, made)
@@ -219,9 +220,9 @@ def _lasting(results: tuple[checks.CheckResult, ...], lock: Lock) -> bytes:
 
 
 def _refusal(gate: checks.Gate) -> str:
-    lines = [f"{finding.component}/{printable(finding.path)}: {finding.message} [{finding.id}]" for finding in gate.refused]
-    more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
-    return f"a check refuses this bundle: {lines[0]}{more}"
+    lines = [f"{checks.told(finding)} [{finding.id}]" for finding in gate.refused]
+    more = f"; and {len(lines) - MAX_REFUSED} more" if len(lines) > MAX_REFUSED else ""
+    return f"a check refuses this bundle: {'; '.join(lines[:MAX_REFUSED])}{more}"
 
 
 def _drop_damaged(layout: Layout) -> None:

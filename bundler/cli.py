@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from airgap_images.layout import Layout, exclusive, require_layout, write_atomic
+from airgap_images.layout import Layout, exclusive, remove_torn, require_layout, write_atomic
 from airgap_images.oci import Digest
 from airgap_images.remote.certificates import Certificates
 from airgap_images.remote.http import Client
@@ -104,6 +104,8 @@ def lock_(
             note(str(change))
         hint = f"run `airgap-bundle lock {path}` and review what moved"
         raise AirgapError(f"{beside}: {f'not up to date, {len(changes)} changes' if old else 'does not exist'}", hint=hint)
+    if not check:
+        remove_torn(beside)
     if stale:
         write_atomic(beside, new.to_bytes())
     return render.locked(new, beside, changes, written=stale, known=old is not None)
@@ -126,7 +128,7 @@ def build(
     lock = Lock.load(path)
     caches = (*(require_layout(folder) for folder in reuse or ()), _cache(cache))
     options = building.Options(path.absolute().parent, caches, link=link, paranoid=paranoid, jobs=jobs, registries=_registries())
-    options = replace(options, policy=Policy.load(policy) if policy else None)
+    options = replace(options, policy=_policy(policy, lock.stream))
     with Transfers("fetching") as watch:
         return render.built(building.build(lock, out, _client(), options, watch), out)
 
@@ -167,7 +169,7 @@ def sign_(
 ) -> Report:
     """Sign a bundle; run again with another person's key."""
     signer = keys.signer(key, lambda of: keys.passphrase_from(passphrase_file) or ask_secret(f"passphrase of {of}"))
-    known = Policy.load(policy) if policy else None
+    known = _policy(policy, sign.stream(folder)) if policy else None
     now = _now()
     before = Digest(previous.removeprefix("sha256:")).hex if previous else None
     terms = sign.Terms(serial, now, now + timedelta(days=days), before, known.version if known else None, ("airgap-bundler", _version()))
@@ -212,6 +214,18 @@ def _resolve(path: Path, previous: Lock | None, cache: Path | None) -> Lock:
             environment=os.environ,
         )
         return resolve.resolve(intent, document, previous, around)
+
+
+def _policy(path: Path | None, stream: str) -> Policy | None:
+    """Return the policy at ``path``; raises UsageError if the site would accept nothing of ``stream`` by it."""
+    if path is None:
+        return None
+    found = Policy.load(path)
+    if found.stream != stream:
+        raise UsageError(f"{path}: is for stream {found.stream!r}, the bundle is of {stream!r}", hint="name the policy of that stream")
+    if found.expires_at <= _now():
+        raise UsageError(f"{path}: expired on {found.expires}", hint="name the site's current policy")
+    return found
 
 
 def _lock_path(path: Path) -> Path:

@@ -24,7 +24,7 @@ app = typer.Typer(no_args_is_help=True, help="Make and explain the policy a site
 
 PolicyPath = Annotated[Path, typer.Argument(metavar="POLICY.JSON", help="The policy to change.")]
 SignerList = Annotated[list[str], typer.Option("--signer", metavar="NAME=FILE.pub", help="A person and their public key.")]
-KEY = "name the .pub file: PEM, ECDSA P-256 or P-384, Ed25519"
+KEY = "name the .pub file: PEM, ECDSA P-256 or P-384, Ed25519; of who signs images also RSA"
 T = TypeVar("T")
 
 
@@ -112,6 +112,8 @@ def policy_upstream_image(
     wanted: dict[str, list[str]] = {}
     for text in attestation or ():
         predicate, _, name = text.rpartition("=")
+        if not predicate or not name:
+            raise UsageError(f"--attestation {text!r} is not TYPE=NAME", hint="for example https://slsa.dev/provenance/v1=vendor")
         wanted.setdefault(predicate, []).append(name)
     attestations = [{"predicate": predicate, "by": names} for predicate, names in wanted.items()]
     rule = {"match": match, "signed_by": signed_by or [], "attestations": attestations}

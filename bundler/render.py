@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from bundler.sign import Signed
 
 MAX_CHANGES = 40  # differences shown to people; --json has all
+EVIDENCE = {
+    "upstream-signatures": "signatures",
+    "upstream-attestations": "attestations",
+    "upstream-provenance": "provenance",
+    "upstream-sboms": "SBOMs",
+    "upstream-others": "others",
+    "upstream-not-collected": "not collected",
+}  # what is said of an image's companion, by the name of the fact
 FACTS = ("commit", "digest", "packages", "license", "sha256", "tree")  # what identifies a component, first found first
 
 
@@ -51,8 +59,8 @@ def built(result: Built, out: Path) -> Report:
     """Tell what stands in the folder and what the checks said; what a check could not assess ends with exit code 5."""
     fetched, gate = result.fetched, result.gate
     lines = [table([("check", "examined", "outcome"), *((r.id, str(r.examined), r.outcome) for r in result.results)], frozenset({1}))]
-    lines += [f"warning: {f.component}/{printable(f.path)}: {f.message} [{f.id}, {f.severity}]" for f in gate.warned]
-    lines += [f"not assessed: {n.component}/{printable(n.path)}: {n.reason} [{n.id}]" for n in gate.not_assessed]
+    lines += [f"warning: {checks.told(finding)} [{finding.id}, {finding.severity}]" for finding in gate.warned]
+    lines += [f"not assessed: {checks.told(note)} [{note.id}]" for note in gate.not_assessed]
     lines += [
         "",
         f"{out}: {'built' if result.changed else 'unchanged'}, {human(result.size)}, bundle {result.digest}",
@@ -125,9 +133,11 @@ def differences(changes: Iterable[Difference]) -> list[dict[str, str]]:
 def _upstream(found: Policy) -> list[str]:
     """Say whose signatures on images count, rule by rule in the order in which they are tried."""
     section = found.upstream
-    if not section.images:
+    if not section.images and not section.identities:
         return ["Nobody is named who signs images: no upstream signature of an image is judged."]
     lines = ["Images are judged by the first of these rules that matches; one that none matches is not assessed:"]
+    if not section.images:
+        lines = ["No rule says which images these sign, so no upstream signature of an image is judged; `policy upstream-image` adds one:"]
     for rule in section.images:
         asked = [f"a signature by {' or '.join(rule.signed_by)}"] if rule.signed_by else []
         asked += [f"an attestation {wanted.predicate} by {' or '.join(wanted.by)}" for wanted in rule.attestations]
@@ -149,7 +159,8 @@ def _components(lock: Lock) -> str:
         said = {**component.facts, **component.identity}
         identity = printable(next((said[key] for key in FACTS if key != "license" and key in said), ""), 19)
         if "of" in component.identity:  # what upstream says of the image before it
-            identity = f"signatures: {printable(said.get('upstream-signatures', ''), 30)}"
+            counts = [f"{what}: {said[key]}" for key, what in EVIDENCE.items() if key in said]
+            identity = printable(", ".join(counts), 90)
         licence = said.get("license", "not stated" if component.model else "")
         count = str(len(component.files) + len(component.inline))
         rows.append((component.name, component.kind, count, human(component.size), identity, printable(licence, 24)))

@@ -8,6 +8,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from airgap_images.layout import Layout
 from airgap_images.remote.http import Client
 from airgap_images.remote.registries import Registries
@@ -15,7 +17,7 @@ from bundler import sources
 from bundler.sources import Context
 from manifests.errors import InvalidFileError
 from manifests.intent import Intent
-from manifests.lock import Frozen, Lock, LockedComponent
+from manifests.lock import Frozen, Lock, LockedComponent, first_error
 from manifests.yamlfile import Document
 
 
@@ -60,7 +62,7 @@ def resolve(intent: Intent, document: Document, previous: Lock | None, around: S
         )
         found = sources.load(component.kind).resolve(component.name, component.role, options, context)
         locked += (found, *sources.companions(found, options, context))
-    return Lock(
+    return _checked(
         name=intent.name,
         stream=intent.stream,
         target=intent.target,
@@ -69,6 +71,15 @@ def resolve(intent: Intent, document: Document, previous: Lock | None, around: S
         intentSha256=intent.sha256,
         components=tuple(sorted(locked, key=lambda component: component.name)),
     )
+
+
+def _checked(**fields: Any) -> Lock:
+    """Return the lock, or say which of its own rules the components break together."""
+    try:
+        return Lock(**fields)
+    except ValidationError as error:
+        hint = "leave one of them out, or name an image of this machine otherwise by `reference:`"
+        raise InvalidFileError(first_error(error), hint=hint) from None
 
 
 def checked_options(intent: Intent, document: Document) -> tuple[Frozen, ...]:

@@ -70,6 +70,13 @@ def sign(folder: Path, signer: Signer, terms: Terms) -> Signed:
     return Signed(path, added=True, predicate=predicate, digest=Digest.of(raw), signatures=tuple(sorted(names)))
 
 
+def stream(folder: Path) -> str:
+    """Return the stream of the bundle in ``folder``, as its index says."""
+    require_layout(folder)
+    index = parse_index(read_regular(folder / "index.json", "index.json", MAX_INDEX))
+    return dict(index.annotations).get(STREAM, "")
+
+
 def signers(folder: Path, policy: Policy) -> frozenset[str]:
     """Return which signers of ``policy`` have a valid signature beside the bundle in ``folder``."""
     made = [envelope for _, envelope in _present(folder)]

@@ -51,12 +51,15 @@ VARIABLES = (
     ("`HTTPS_PROXY`, `NO_PROXY` and their like", "libcurl, uv, the hub's client", "proxies"),
     ("`HF_ENDPOINT`, `HF_TOKEN` and the client's others", "the hub's client", "which Hugging Face hub, and the token for it and no other"),
     ("`UV_*`, `PIP_*` and both tools' configuration files", "uv", "which package index"),
-    ("`DOCKER_HOST`, `DOCKER_CERT_PATH`, `DOCKER_TLS_VERIFY`", "`airgap-audit`", "which engine, where the site's engine is `docker`"),
+    ("`REGISTRY_AUTH_FILE`, `XDG_RUNTIME_DIR`, `DOCKER_CONFIG`", "both", "where logins of image registries stand"),
+    ("`CONTAINERS_REGISTRIES_CONF`", "`airgap-bundle`", "mirrors of image registries"),
+    ("`DOCKER_HOST`, `DOCKER_CERT_PATH`, `DOCKER_TLS_VERIFY`", "both", "which engine: `docker-daemon:`, the site's engine `docker`"),
 )
 ENVIRONMENT = """
 ## Environment
 
-Logins of image registries come from `~/.docker/config.json`.
+Logins, certificates and mirrors of image registries are looked for where docker, podman and skopeo do; see
+[images](images.md#whom-a-registry-sees).
 
 | variable | read by | for |
 | --- | --- | --- |

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -21,6 +21,8 @@ from manifests.paths import check_disjoint, check_relative
 
 MAX_LOCK = 256 << 20  # bytes; a lock of 100,000 files is about 40 MB
 MAX_INLINE = 4 << 20  # bytes of text in one inline file
+OWN_WORDS = "Value error, "  # what the validating library writes before a message of our own
+SPACES = re.compile(r"\s+")
 INDEX_FILE = "index.json"  # the one inline file an image may have: an index of some of its platforms
 
 Kind = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
@@ -147,6 +149,18 @@ class Lock(Frozen):
             raise ValueError("components must be sorted by name, each name once")
         return self
 
+    @model_validator(mode="after")
+    def _references(self) -> Self:
+        taken: dict[str, LockedComponent] = {}
+        for component in self.components:
+            reference = component.identity.get("reference") if component.form == "image" else None
+            if reference is None:
+                continue
+            first = taken.setdefault(reference, component)
+            if first.root != component.root:
+                raise ValueError(f"images {first.name} and {component.name} would both be called {reference}, and are not the same")
+        return self
+
     @classmethod
     def parse(cls, raw: bytes, what: str) -> Self:
         """Parse hostile bytes; ``what`` names the file in the error."""
@@ -180,9 +194,10 @@ def first_error(error: ValidationError) -> str:
     """Describe the first problem of a validation error: field, expected, got."""
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"]) or "document"
-    got = re.sub(r"\s+", " ", repr(first["input"]))[:80]
+    whole = first["type"] == "value_error" and isinstance(first["input"], Mapping)  # our own words about several fields
+    got = "" if whole else f" (got {SPACES.sub(' ', repr(first['input']))[:80]})"
     more = error.error_count() - 1
-    return f"{field}: {first['msg']} (got {got})" + (f"; and {more} more" if more else "")
+    return f"{field}: {first['msg'].removeprefix(OWN_WORDS)}{got}" + (f"; and {more} more" if more else "")
 
 
 def read_bounded(path: Path, limit: int) -> bytes:

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from manifests.errors import InvalidFileError
-from manifests.lock import read_bounded
+from manifests.lock import OWN_WORDS, read_bounded
 from manifests.paths import printable
 
 MAX_YAML = 1 << 20  # bytes
@@ -72,11 +72,15 @@ class Document:
         first = problems[0]
         location = (*base, *first["loc"])
         field = ".".join(str(part) for part in location) or "document"
-        got = "nothing" if first["type"] == "missing" else printable(re.sub(r"\s+", " ", repr(first["input"])), 80)
+        got = f", got {_got(first['input'])}"
+        if first["type"] == "missing":
+            got = ", got nothing"
+        elif first["type"] == "value_error" and isinstance(first["input"], dict):  # our own words about several fields
+            got = ""
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         names = ", ".join(field.alias or name for name, field in model.model_fields.items())
         hint = f"fields here: {names}" if first["type"] == "extra_forbidden" else "correct the field"
-        return self.error(location, f"field {field}: {_expected(first['msg'])}, got {got}{more}", hint)
+        return self.error(location, f"field {field}: {_expected(first['msg'].removeprefix(OWN_WORDS))}{got}{more}", hint)
 
     def _compose(self, raw: bytes) -> yaml.Node:
         try:
@@ -131,6 +135,10 @@ class Document:
 def load(path: Path) -> Document:
     """Read and parse the YAML file at ``path``; raises InvalidFileError."""
     return Document(read_bounded(path, MAX_YAML), str(path))
+
+
+def _got(value: Any) -> str:
+    return printable(re.sub(r"\s+", " ", repr(value)), 80)
 
 
 def _expected(message: str) -> str:

@@ -111,3 +111,21 @@ def test_hostile_words_do_not_reach_a_terminal(carried):
     carried.attestation(carried.only, VENDOR, predicate=f"{PROVENANCE}\x1b[31m")
     found = ran(carried, policy(VENDOR))
     assert all(isinstance(note, NotAssessed) or note.message.isprintable() for note in (*found.findings, *found.not_assessed))
+
+
+def test_a_note_is_told_in_one_line_and_not_twice(carried):
+    assert checks.told(NotAssessed("x", "tool", "", "why")) == "tool: why"
+    assert checks.told(NotAssessed("x", "tool", "a/b", "why")) == "tool/a/b: why"
+    assert checks.told(NotAssessed("x", "", "", "the check stopped")) == "the check stopped"
+    carried.signature(carried.only, OTHER)
+    found = ran(carried, policy(VENDOR))
+    decided = gate([found], {})
+    (line,) = render._gate(decided)
+    assert line == f"finding (refused): tool: {found.findings[0].message} [upstream.wrong, high]"
+    assert render._gate(decided, frozenset({"tool"})) == ["finding (refused): tool [upstream.wrong, high]"]
+
+
+def test_names_by_digest_are_counted_where_there_are_others():
+    assert render._names(("a:1", "a:sha256-0.sig@sha256:0", "b:1")) == "a:1, b:1, and 1 more by digest"
+    assert render._names(("a@sha256:0",)) == "a@sha256:0"
+    assert render._names(()) == ""

@@ -134,6 +134,19 @@ def test_policy_add_signer_makes_the_next_version(desk: Desk) -> None:
     assert "3 of alice, bob, carol" in desk.bundle("policy", "show", path).out
 
 
+def test_a_policy_the_site_would_accept_nothing_by_is_not_taken(desk: Desk) -> None:
+    desk.trust()
+    desk.bundle("lock", desk.write_intent("name: docs, kind: path, path: ./docs"))
+    desk.bundle("build", "bundle.lock.json", "--out", "out", "--policy", "policy.json")
+    policy = json.loads((desk.folder / "policy.json").read_text())
+    for change, said in (({"stream": "other"}, "is for stream 'other', the bundle is of 's'"), ({"expires": "2020-01-01T00:00:00Z"}, "expired on")):
+        (desk.folder / "wrong.json").write_text(json.dumps(policy | change))
+        assert said in desk.bundle("build", "bundle.lock.json", "--out", "out", "--policy", "wrong.json", code=2).err
+        refused = desk.bundle("sign", "out", "--key", "file:keys/alice.key", "--serial", "1", "--policy", "wrong.json", code=2)
+        assert said in refused.err
+        assert not (desk.folder / "out/signatures").exists()
+
+
 def test_plan_fetches_nothing_large_and_says_what_it_did_not_assess(desk: Desk) -> None:
     with httpd.Server() as server:
         url = server.serve("/big.bin", os.urandom(1 << 20))

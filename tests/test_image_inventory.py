@@ -183,7 +183,7 @@ def test_an_image_that_cannot_be_read_is_not_assessed_and_the_exit_code_says_so(
     assessment = evidence.assessed(bundle(tmp_path, blobs_of(gzip.compress(b"x" * 512), b"x" * 512)))
     assert assessment.exit_code == 5
     (said,) = [entry.text for entry in assessment.not_checked if entry.topic == "Inventory"]
-    assert "server/: the layer is no tar archive" in said
+    assert "server: the layer is no tar archive" in said
     assert "0 of 1 image read as a whole" in html(assessment).decode()
 
 

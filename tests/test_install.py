@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -354,6 +356,16 @@ class TestRefused:
         assert self.nothing_installed(desk)
         assert desk.shelf.held() == []
         assert operations(desk) == [("install", "refused")]
+
+    def test_every_finding_is_named_in_the_message_and_in_the_journal(self, desk):
+        other = replace(FINDING, path="", message="another")
+        with pytest.raises(GateError) as caught:
+            desk.install(desk.bundle(), checks=[FixedCheck(FINDING, other)])
+        lines = [f"fixed: {text}" for text in ("model: another", "model/weights.bin: holds a program")]
+        assert caught.value.message == "; ".join(lines)
+        details = json.loads((desk.store / "journal.jsonl").read_text().splitlines()[-1])["details"]
+        assert [details[f"reason{at}"] for at in (1, 2)] == lines
+        assert details["reasons"] == "2"
 
     def test_a_finding_that_the_policy_lets_through_is_reported(self, desk):
         lenient = Policy.parse(desk.who.policy_raw).model_copy(update={"gates": {"pickle": "warn"}})

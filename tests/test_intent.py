@@ -61,7 +61,7 @@ FAULTS = {
     "component name": ("name: llama", "name: Llama", r":8: field components\.0\.name"),
     "component kind": ("kind: image", "kind: Image!", r":9: field components\.1\.kind"),
     "component role": ("role: inference", "role: 3", r":9: field components\.1\.role"),
-    "name twice": ("name: site-docs", "name: llama", r": field document: value error, component name 'llama' stands twice"),
+    "name twice": ("name: site-docs", "name: llama", r": field document: component name 'llama' stands twice"),
     "reserved name": ("name: site-docs", "name: airgap-lock", r"names starting with `airgap-` are reserved"),
     "check": ("pickle: refuse", "pickle: ignore", r":12: field checks\.pickle"),
     "days": ("quarantine_days: 7", "quarantine_days: 7.5", r":12: field checks\.quarantine_days"),

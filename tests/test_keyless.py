@@ -425,7 +425,7 @@ print("network", *sorted(line.split(":")[0].strip() for line in open("/proc/self
 
 
 def test_the_process_can_neither_open_a_socket_nor_run_a_program_nor_write():
-    done = subprocess.run([sys.executable, "-I", "-c", TRY, str(keyless.CHILD)], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-I", "-c", TRY, str(keyless.CHILD)], capture_output=True, text=True, check=False, env={})
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[0] == "privileges 1"
     assert not Path("/tmp/keyless-was-here").exists()
@@ -434,7 +434,7 @@ def test_the_process_can_neither_open_a_socket_nor_run_a_program_nor_write():
 @pytest.mark.parts
 def test_the_process_has_a_network_namespace_of_its_own():
     need_namespaces()
-    done = subprocess.run([sys.executable, "-I", "-c", TRY, str(keyless.CHILD)], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-I", "-c", TRY, str(keyless.CHILD)], capture_output=True, text=True, check=False, env={})
     assert done.stdout.splitlines()[1] == "network lo"
 
 

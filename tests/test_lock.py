@@ -49,6 +49,18 @@ def test_the_encoding_is_the_golden_one():
     assert Lock.load(GOLDEN).to_bytes() == GOLDEN.read_bytes()
 
 
+def test_two_images_of_one_name_must_be_one_image():
+    named = image().model_copy(update={"identity": {"reference": "docker.io/team/x:1"}})
+    twin = named.model_copy(update={"name": "img2"})
+    assert len(lock(named, twin).components) == 2
+    other = twin.model_copy(update={"root": B})
+    raw = lock(named, twin).to_bytes().replace(f'"root": "{A}"'.encode(), f'"root": "{B}"'.encode(), 1)
+    with pytest.raises(InvalidFileError, match="images img and img2 would both be called docker.io/team/x:1"):
+        Lock.parse(raw, "x")
+    with pytest.raises(ValueError, match="are not the same"):
+        lock(named, other)
+
+
 def test_sizes_count_each_blob_once():
     whole = lock(tree(), image())
     assert (tree().size, image().size, whole.size) == (3 + 5, 507, 515)

@@ -403,7 +403,7 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespa
         repository = signed.Repository(running, "team/tool")
         amd64, arm64 = (repository.image(platform=platform) for platform in ("linux/amd64", "linux/arm64/v8"))
         arm = [repository.image(platform=f"linux/arm/{variant}") for variant in ("v6", "v7")]
-        flat = repository.index(amd64, arm64, *arm, tags=("1",), statements=True)
+        flat = repository.index(amd64, arm64, *arm, tags=("1", "one", "two"), statements=True)
         inner = repository.index(*arm)
         nested = repository.index(amd64, inner, tags=("nested",))
         dockers = repository.index(amd64, arm64, tags=("list",), docker=True)
@@ -437,8 +437,8 @@ def journey(tmp_path_factory: pytest.TempPathFactory, upstream: SimpleNamespace)
     desk = cli.Desk(tmp_path_factory.mktemp("journey"))
     tags = {"all": "1", "nested": "nested", "dockers": "list"}
     components = [f"name: {name}, kind: image, ref: '{upstream.ref}:{tag}', platforms: all" for name, tag in tags.items()]
-    components.append(f"name: one, kind: image, ref: '{upstream.ref}:1', platform: linux/arm/v6")
-    components.append(f"name: two, kind: image, ref: '{upstream.ref}:1', platforms: [linux/arm/v7, linux/arm64]")
+    components.append(f"name: one, kind: image, ref: '{upstream.ref}:one', platform: linux/arm/v6")
+    components.append(f"name: two, kind: image, ref: '{upstream.ref}:two', platforms: [linux/arm/v7, linux/arm64]")
     desk.write_intent(*components)
     desk.trust()
     (desk.folder / "vendor.pub").write_text(VENDOR.pem)

@@ -181,7 +181,9 @@ def desk(tmp_path: Path) -> Desk:
 
 
 def test_the_commands_write_the_next_version_each_time(desk: Desk):
-    desk.bundle("policy", "upstream-key", "policy.json", "--identity", "vendor=vendor.pub")
+    known = desk.bundle("policy", "upstream-key", "policy.json", "--identity", "vendor=vendor.pub").out
+    assert "No rule says which images these sign" in known
+    assert "vendor is ecdsa-p256-sha256" in known
     desk.bundle("policy", "upstream-key", "policy.json", "--identity", "p384=p384.pub", "--algorithm", "ecdsa-p384-sha256")
     said = ("--san", WORKFLOW, "--issuer", "https://idp.example.test", "--trusted-root", "root.json")
     desk.bundle("policy", "upstream-sigstore", "policy.json", "--identity", "ci", *said)
@@ -217,7 +219,10 @@ def test_what_the_commands_refuse(desk: Desk):
         ("upstream-sigstore", "policy.json", "--identity", "ci", "--san", "*", "--issuer", "x", "--trusted-root", "root.json"),
         ("upstream-sigstore", "policy.json", "--identity", "ci", "--san", "a", "--issuer", "x", "--trusted-root", "no.pub"),
     ]
+    refused += [("upstream-image", "policy.json", "--match", "**", "--attestation", text) for text in ("type", "=name", "type=")]
     for arguments in refused:
-        desk.bundle("policy", *arguments, code=2)
+        said = desk.bundle("policy", *arguments, code=2).err
+        assert "Value error" not in said
+        assert "(got {" not in said
         assert (desk.folder / "policy.json").read_bytes() == before
     assert "no upstream signature of an image is judged" in desk.bundle("policy", "show", "policy.json").out

@@ -19,7 +19,7 @@ from airgap_images.oci import MAX_MANIFEST, Digest
 from airgap_images.placing.refusal import NOT_ALLOWED, codes, refusal
 from airgap_images.reference import Reference
 from airgap_images.remote.http import Client
-from airgap_images.remote.registry import ACCEPT, manifest_url
+from airgap_images.remote.registry import ACCEPT, RegistryCredentials, manifest_url
 from airgap_images.remote.web import Address, Credentials, HttpError, Response, TransferError, Upload, redacted
 from manifests import canonical
 from manifests.errors import AirgapError, IntegrityError, InvalidFileError, NetworkError
@@ -111,12 +111,15 @@ class Writer:
     def mount(self, ref: Reference, digest: Digest, source: str) -> bool:
         """Ask for a blob that the registry holds in repository ``source``; say whether it is here now."""
         url = f"{ref.base}/blobs/uploads/?mount={digest}&from={quote(source, safe='')}"
+        access = self.credentials
+        if isinstance(access, RegistryCredentials):
+            access = access.mounting(Reference(ref.registry, source, None, None))
         try:
-            response = self.client.send("POST", url, limit=MAX_ANSWER, credentials=self.credentials)
-        except HttpError as error:
-            if error.retryable:
+            response = self.client.send("POST", url, limit=MAX_ANSWER, credentials=access)
+        except NetworkError as error:
+            if isinstance(error, TransferError) or (isinstance(error, HttpError) and error.retryable):
                 raise
-            return False  # the registry does not mount, or this login may not read there
+            return False  # the registry does not mount, or this login may not read there, or gets no token that says so
         if response.status != CREATED:
             self._abandon(ref, response)
         return response.status == CREATED

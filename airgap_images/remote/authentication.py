@@ -36,8 +36,8 @@ class RegistryCredentials:
     """Authenticate to any registry: anonymous, basic, or by a bearer token for ``actions`` (``pull`` or ``pull,push``), with ``logins``.
 
     ``sources`` are repositories to be read as well while one is written to, each asked for at its own registry only: blobs
-    are mounted from there. Safe to use from several threads; a token is asked for once per repository and again when the
-    registry refuses it.
+    are mounted from there, see ``mounting``. Safe to use from several threads; a token is asked for once per repository and
+    again when the registry refuses it.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class RegistryCredentials:
         self._lock = threading.Lock()
         self._known: dict[tuple[str, str], str] = {}  # (origin, repository) → header line
         self._used = threading.local()  # the header line each thread sent last
+        self._mounting: dict[tuple[str, str], RegistryCredentials] = {}  # (registry, repository) of a source
 
     def headers(self, url: str) -> tuple[str, ...]:
         """Return the Authorization line for this URL's registry and repository once that has asked for one."""
@@ -72,6 +73,14 @@ class RegistryCredentials:
                 return False
             self._known[place] = line
         return bool(line)
+
+    def mounting(self, source: Reference) -> RegistryCredentials:
+        """Return credentials that ask to read ``source`` as well: its own registry only, for requests that mount from there."""
+        place = source.registry, source.repository
+        with self._lock:
+            if place not in self._mounting:
+                self._mounting[place] = RegistryCredentials(self._client, self._logins, actions=self._actions, sources=(source,))
+            return self._mounting[place]
 
     def explain(self, registry: str, repository: str = "") -> str:
         """Say in words as whom ``registry`` was asked."""

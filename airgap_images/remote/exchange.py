@@ -39,6 +39,10 @@ MAY_PASS = frozenset(
 )
 BAD_CERTIFICATE = frozenset({pycurl.E_PEER_FAILED_VERIFICATION, pycurl.E_SSL_CACERT_BADFILE})
 OWN_CERTIFICATE = frozenset({pycurl.E_SSL_CERTPROBLEM, pycurl.E_BAD_FUNCTION_ARGUMENT})  # the latter for a key of no use
+AUTHORITY_HINT = (
+    "name a file with the certificate of the issuing CA in SSL_CERT_FILE; for a registry, put it into certs.d/<host>/ca.crt, "
+    "or name it as `ca_file` of the site's registry"
+)
 CERTIFICATE_WANTED = "certificate required"  # TLS 1.3's alert 116, which comes after the handshake, in libcurl's words
 CERTIFICATE_HINT = "put its certificate and key where this host's own are looked for, such as /etc/containers/certs.d/<host>/"
 BY_CALLBACK = frozenset({pycurl.E_ABORTED_BY_CALLBACK, pycurl.E_WRITE_ERROR})
@@ -147,7 +151,7 @@ class Exchange:
         if code in OWN_CERTIFICATE or CERTIFICATE_WANTED in said:
             raise TransferError(f"{name}: {said}", hint=CERTIFICATE_HINT) from None
         if code in BAD_CERTIFICATE:
-            raise TransferError(f"{name}: {said}", hint="name a file with the certificate of the issuing CA in SSL_CERT_FILE") from None
+            raise TransferError(f"{name}: {said}", hint=AUTHORITY_HINT) from None
         if connect_status in CLIENT_ERRORS and connect_status not in RETRIED:
             raise TransferError(f"{name}: the proxy answered {connect_status}", hint="check HTTPS_PROXY and what it lets through") from None
         raise TransferError(f"{name}: {said}", retryable=code in MAY_PASS) from None

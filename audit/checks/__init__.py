@@ -24,6 +24,7 @@ from airgap_images.bundle import MODEL, Component, TreeFile, tree_files
 from airgap_images.layout import Layout
 from audit.verify.upstream import Verdict
 from manifests.errors import AirgapError
+from manifests.paths import printable
 from manifests.policy import Policy
 
 Severity = Literal["info", "low", "medium", "high", "critical"]
@@ -213,6 +214,16 @@ def as_json(results: Iterable[CheckResult], decided: Gate) -> dict[str, Any]:
             for result in sorted(results, key=lambda result: result.id)
         ],
     }
+
+
+def where(note: Finding | NotAssessed) -> str:
+    """Return what a note is about, for people: component and path, or the component where it is about the whole."""
+    return "/".join(filter(None, (note.component, printable(note.path))))
+
+
+def told(note: Finding | NotAssessed) -> str:
+    """Return a note in one line for people: what it is about, and what it says."""
+    return ": ".join(filter(None, (where(note), note.message if isinstance(note, Finding) else note.reason)))
 
 
 def is_model(component: Component, files: Iterable[TreeFile]) -> bool:

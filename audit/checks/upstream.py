@@ -26,7 +26,8 @@ DOC = "docs/checks.md#upstream"
 NO_POLICY = "no policy was given, so nobody is named whose signature would count"
 REMEDIES = {
     "missing": "ask who publishes the image to sign it, take an image that is signed, or change the policy's rule for it",
-    "unverifiable": "do what the reason says and lock again; or judge it by hand, then `gates: {upstream: warn}` lets it through",
+    "unverifiable": "do what the reason says and lock again; or judge it by hand, then `upstream: warn`, in `checks:` and in the policy's "
+    "`gates`, lets it through",
     "wrong": "do not use this image; ask who publishes it, and compare the policy with what they say they sign with",
 }
 

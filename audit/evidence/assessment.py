@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from airgap_images.oci import Digest
-from audit.checks import CheckResult, Gate
+from audit.checks import CheckResult, Gate, told
 from audit.evidence.images import NOT_READ
 from audit.evidence.inventory import Inventory, take
 from audit.verify.result import VerifiedBundle
@@ -183,10 +183,11 @@ def _going_back(proof: Proof, memory: Memory | None) -> Iterator[NotChecked]:
 def _unread(proof: Proof) -> Iterator[NotChecked]:
     for result in proof.results:
         if result.not_assessed:
-            reasons = [f"{note.component}/{printable(note.path)}: {note.reason}" for note in result.not_assessed]
+            reasons = [told(note) for note in result.not_assessed]
             yield NotChecked(f"Check “{result.title}”", f"Not assessed, although it should have been: {_named(reasons, '; ')}.")
     yield from (NotChecked("Inventory", text) for text in proof.inventory.gaps)
-    failed = [f"{item.component}/{printable(item.path or '')}: {item.coverage.reason}" for item in proof.inventory.unreadable]
+    unreadable = proof.inventory.unreadable
+    failed = [f"{item.component}{f'/{printable(item.path)}' if item.path else ''}: {item.coverage.reason}" for item in unreadable]
     if failed:
         yield NotChecked("Inventory", f"Not read, although it should have been: {_named(failed, '; ')}.")
 

@@ -139,7 +139,7 @@ def _claim(store: Store, cargo: Cargo, target: Target, found: str | None) -> Own
     entries = [own for own in ledger.read(store) if own.target == target.name]
     own = Own(target=target.name, component=cargo.name, manifest=cargo.root.digest.hex)
     right = {found, str(cargo.root.digest), str(unwrap(store.layout, cargo.root).digest)}  # where a name leads to this very thing
-    same = [entry for entry in entries if entry.manifest == own.manifest]
+    same = [entry for entry in entries if entry.manifest == own.manifest or (found and entry.id == found)]  # by another root, too
     known = next((entry for entry in same if entry.key == own.key), None)
     ours = {tag for entry in same for tag in entry.tags}
     names = target.named(store.layout, cargo)

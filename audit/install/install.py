@@ -22,7 +22,7 @@ from airgap_images.layout import PlaceMode
 from airgap_images.oci import Digest
 from airgap_images.targets import Target
 from audit import journal
-from audit.checks import Check, CheckResult, Finding, Gate, Subject, gate, run_all
+from audit.checks import Check, CheckResult, Gate, Subject, gate, run_all, told
 from audit.install import generations, images, receipts, space
 from audit.install.receipts import Receipt
 from audit.install.store import POLICY, Store, locked, refusing, remove
@@ -32,20 +32,19 @@ from audit.verify import state
 from audit.verify.result import VerifiedBundle
 from audit.verify.walk import Place, Silent, Watch, verify
 from manifests.errors import AirgapError, FindingsError, IntegrityError, RefusedError, SiteError
-from manifests.paths import printable
 from manifests.policy import Policy
 from manifests.site import Site
 
-MAX_REASONS = 8  # of a refusal, in the journal; the command's own output has all
+MAX_REASONS = 8  # of a refusal, in the journal and in the message of what a gate refuses
 
 
 class GateError(FindingsError):
     """The checks found what the policy does not let through; ``gate`` has all of it."""
 
     def __init__(self, decided: Gate) -> None:
-        first = decided.refused[0]
-        more = f" (and {len(decided.refused) - 1} more findings)" if len(decided.refused) > 1 else ""
-        super().__init__(f"{_where(first)}: {first.message}{more}", hint=first.remedy)
+        lines = _lines(decided)
+        more = f"; and {len(lines) - MAX_REASONS} more findings" if len(lines) > MAX_REASONS else ""
+        super().__init__(f"{'; '.join(lines[:MAX_REASONS])}{more}", hint=decided.refused[0].remedy)
         self.gate = decided
 
 
@@ -263,9 +262,10 @@ def _facts(bundle: VerifiedBundle, number: int) -> dict[str, str]:
 
 def _reasons(order: _Order, error: AirgapError) -> dict[str, str]:
     failures = error.failures if isinstance(error, RefusedError) else (error,)
-    said = {f"reason{at}": failure.message for at, failure in enumerate(failures[:MAX_REASONS], start=1)}
-    return {"from": str(order.place.files), "reasons": str(len(failures)), **said}
+    lines = _lines(error.gate) if isinstance(error, GateError) else [failure.message for failure in failures]
+    said = {f"reason{at}": line for at, line in enumerate(lines[:MAX_REASONS], start=1)}
+    return {"from": str(order.place.files), "reasons": str(len(lines)), **said}
 
 
-def _where(finding: Finding) -> str:
-    return f"{finding.id}: {finding.component}/{printable(finding.path)}" if finding.path else f"{finding.id}: {finding.component}"
+def _lines(decided: Gate) -> list[str]:
+    return [f"{finding.id}: {told(finding)}" for finding in decided.refused]

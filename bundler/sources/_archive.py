@@ -15,7 +15,7 @@ from typing import Any
 
 from airgap_images.bundle import REF_NAME
 from airgap_images.contents.archive import ANOTHER, Stored, Unpacked, diff_id, unpack
-from airgap_images.layout import PARTIAL, Layout, write_atomic
+from airgap_images.layout import PARTIAL, Layout, remove_torn, write_atomic
 from airgap_images.oci import (
     IMAGE_INDEX,
     IMAGE_MANIFEST,
@@ -64,7 +64,7 @@ def take(stream: Iterator[bytes], layout: Layout, asked: Asked, engine_id: str |
 
     Raises InvalidFileError if there is not exactly one such image, IntegrityError if it is not what it is said to be.
     """
-    shutil.rmtree(layout.root / PARTIAL, ignore_errors=True)
+    _remove_torn(layout)
     found = unpack(stream, layout, asked.what)
     is_layout = found.find("oci-layout") is not None and found.find("index.json") is not None
     if asked.transport == "oci-archive" and not is_layout:
@@ -223,4 +223,11 @@ def _remove_others(layout: Layout, kept: frozenset[str] | set[str]) -> None:
     for name, _ in list(layout.blobs()):
         if name not in kept:
             (layout.root / "blobs" / "sha256" / name).unlink(missing_ok=True)
+    _remove_torn(layout)
+
+
+def _remove_torn(layout: Layout) -> None:
+    """Remove what a killed process left half made; only for the holder of the layout."""
     shutil.rmtree(layout.root / PARTIAL, ignore_errors=True)
+    for name in ("index.json", "oci-layout"):
+        remove_torn(layout.root / name)

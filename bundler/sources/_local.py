@@ -245,5 +245,5 @@ def _from_engine(name: str, layout: Layout, asked: Asked, context: Context) -> N
 def _hidden(folder: Path) -> None:
     """Keep what is taken in out of version control: it can be had again, and may be large."""
     path = folder / ".gitignore"
-    if not path.exists():
+    if not path.exists() or not path.stat().st_size:  # nothing in it: a process was killed right here
         path.write_text("*\n")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from parts import bundles
 
-from airgap_images.bundle import Component, TreeFile, component_descriptor, write_index, write_tree
+from airgap_images.bundle import Component, TreeFile, component_descriptor, unwrap, write_index, write_tree
 from airgap_images.layout import Layout
 from airgap_images.oci import IMAGE_MANIFEST, Descriptor, Manifest
 from airgap_images.targets import Cargo, Form, Placed, Progress, Target
@@ -81,7 +81,7 @@ class Shelf:
     def _id(self, layout: Layout, cargo: Cargo) -> str:
         if cargo.form == "tree":
             return str(cargo.root.digest)
-        return str(Manifest.parse(layout.read(cargo.root, 1 << 20), "image").config.digest)
+        return str(Manifest.parse(layout.read(unwrap(layout, cargo.root), 1 << 20), "image").config.digest)
 
     def _write(self, image_id: str, tags: tuple[str, ...]) -> None:
         path = self.folder / image_id[7:]
