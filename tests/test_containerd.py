@@ -52,7 +52,7 @@ def reached(store: Layout, root: Descriptor) -> set[str]:
 
 def collected(running: containers.Running, gone: set[str] | None = None) -> bool:
     """Wait until `gone`, or everything, is collected: containerd does that some time after a name was taken away."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while running.blobs() & gone if gone else running.blobs():
         if time.monotonic() > deadline:
             return False

@@ -333,7 +333,7 @@ def test_one_failure_lets_those_under_way_finish_and_begins_no_other(server, cli
 
 def test_distrust_is_told_before_trouble(server, client, layout, tmp_path) -> None:
     data = body(1000)
-    wrong = server.serve("/wrong", body(1000, 1), rate=5000)
+    wrong = server.serve("/wrong", body(1000, 1), rate=800)
     with pytest.raises(IntegrityError, match="1 more failed"):
         fetch([want(wrong, data, "wrong"), want(f"{server.origin}/absent", body(10), "absent")], layout, client, folder=tmp_path)
 
