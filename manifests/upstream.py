@@ -20,7 +20,8 @@ MAX_NAMED = 256  # identities, roots or rules in one policy
 TRUSTED_ROOT = "application/vnd.dev.sigstore.trustedroot"  # its media type's start; the version follows
 CORRECT = "correct the names, keys or patterns"
 
-Pattern = Annotated[str, Field(max_length=255, pattern=r"^[a-z0-9._:/\[\]*-]+$", description="glob over registry/repository")]
+_PATTERN = r"^(?:\[[0-9a-f:*]+\])?[a-z0-9._:/*-]+$"  # brackets stand around an IPv6 address only
+Pattern = Annotated[str, Field(max_length=255, pattern=_PATTERN, description="glob over registry/repository")]
 
 
 def _exact(text: str) -> str:

@@ -115,6 +115,7 @@ FAULTS = {
     "attestation twice": ({"images": [RULE | {"attestations": [{"predicate": "p", "by": ["ci"]}] * 2}]}, "stands twice"),
     "pattern twice": ({"images": [RULE, RULE]}, "stands twice"),
     "pattern with upper case": ({"images": [RULE | {"match": "Docker.io/x"}]}, "images.0.match"),
+    "pattern with a bracket of another kind of glob": ({"images": [RULE | {"match": "docker.io/[ab]/*"}]}, "images.0.match"),
     "empty pattern": ({"images": [RULE | {"match": ""}]}, "images.0.match"),
     "identity by pattern": ({"identities": {"vendor": VENDOR.entry, "ci": KEYLESS | {"identity": "https://github.com/org/*"}}}, "exactly"),
     "issuer by pattern": ({"identities": {"vendor": VENDOR.entry, "ci": KEYLESS | {"issuer": "*"}}}, "exactly"),

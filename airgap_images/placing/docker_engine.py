@@ -29,6 +29,7 @@ TIMEOUT = 3600  # seconds without a word from the engine; unpacking a layer of 2
 DOCKER_VARIABLES = ("DOCKER_HOST", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY")
 NO_SDK = "pip install 'airgap-bundler[docker]'"
 NO_ENGINE = "start the engine, or set DOCKER_HOST to where it listens; this user must be allowed to use it"
+MAX_CAUSES = 16  # errors looked through for the one of the operating system
 _LOADED = re.compile(r"Loaded image(?: ID)?: (\S+)")
 
 ClientFactory = Callable[[], "docker.DockerClient"]
@@ -240,7 +241,20 @@ def _answering() -> Iterator[None]:
     except errors.APIError as error:
         raise SiteError(f"the engine refuses: {_said(error.explanation or error)}", hint=_hint(error.status_code)) from None
     except (errors.DockerException, connection) as error:
-        raise SiteError(f"no engine answers: {_said(error)}", hint=NO_ENGINE) from None
+        raise SiteError(f"no engine answers: {_said(_cause(error))}", hint=NO_ENGINE) from None
+
+
+def _cause(error: BaseException) -> object:
+    """Return what the operating system said, if that is at the bottom of an SDK's error, else the error itself."""
+    found: BaseException | None = error
+    for _ in range(MAX_CAUSES):
+        if found is None:
+            break
+        if type(found).__module__ == "builtins" and isinstance(found, OSError) and found.strerror:
+            return found.strerror
+        inside = next((part for part in found.args if isinstance(part, BaseException)), None)
+        found = inside or found.__cause__ or found.__context__
+    return error
 
 
 def _said(error: object) -> str:
