@@ -9,7 +9,7 @@ from airgap_images.reference import is_loopback
 from audit.install import generations, images, receipts
 from audit.install.store import Store
 from manifests import projections
-from manifests.errors import SiteError, UsageError
+from manifests.errors import UsageError
 from manifests.rewrite import Mapping, Rewrite
 from manifests.site import Site
 
@@ -28,22 +28,22 @@ def rewrite(site: Site, registry: str | None) -> Rewrite:
 
 def mapping(store: Store, known: Rewrite) -> Mapping:
     """Return (original, at the site) for every image of what is installed; raises SiteError if nothing is."""
-    number = store.current()
-    if number is None:
-        raise SiteError(f"{store.root}: nothing is installed", hint="`airgap-audit install` a bundle first")
-    parts = generations.components_of(store, receipts.read(store, number).digest)
+    parts = generations.components_of(store, receipts.current(store).digest)
     return known.mapping(reference for cargo in images.cargoes(parts) for reference in cargo.references)
 
 
 def written(found: Mapping, known: Rewrite, form: Form, ca_file: str | None = None) -> str:
     """Return the map in one of the forms others read; several files follow each other, each under a line with its path."""
     upstream, plain = projections.registries(found), is_loopback(known.host)
-    hosts = projections.hosts_toml(known, upstream, plain=plain, ca_file=ca_file)
     makers: dict[Form, Callable[[], str]] = {
         "table": lambda: projections.table(found),
         "values": lambda: projections.values(found),
         "registries.conf": lambda: projections.registries_conf(known, upstream, plain=plain),
-        "hosts.toml": lambda: "\n".join(f"# /etc/containerd/certs.d/{path}\n{text}" for path, text in hosts),
+        "hosts.toml": lambda: _joined(projections.hosts_toml(known, upstream, plain=plain, ca_file=ca_file)),
         "daemon.json": lambda: projections.daemon_json(known, upstream, plain=plain),
     }
     return makers[form]()
+
+
+def _joined(files: projections.Files) -> str:
+    return "\n".join(f"# /etc/containerd/certs.d/{path}\n{text}" for path, text in files)

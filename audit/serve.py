@@ -23,7 +23,7 @@ from airgap_images.serving.catalog import Catalog
 from airgap_images.serving.distribution import Answer, Asked, Guard, answer
 from audit.install import generations, images, receipts
 from audit.install.store import Store
-from manifests.errors import AirgapError, SiteError, UsageError
+from manifests.errors import AirgapError, UsageError
 from manifests.lock import read_bounded
 from manifests.paths import printable
 
@@ -106,10 +106,7 @@ class Shelf:
 
     def _bundles(self) -> tuple[Digest, ...]:
         """Return the bundles to serve: the current one, then the others in the order of their generations, the latest first."""
-        number = self._store.current()
-        if number is None:
-            raise SiteError(f"{self._store.root}: nothing is installed", hint="`airgap-audit install` a bundle first")
-        current = receipts.read(self._store, number).digest
+        current = receipts.current(self._store).digest
         if not self._every:
             return (current,)
         earlier = [receipts.read(self._store, at).digest for at in reversed(self._store.generations())]

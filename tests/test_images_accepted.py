@@ -154,6 +154,17 @@ def test_a_far_registry_has_every_digest_and_cosign_accepts_it(carried: Carried,
     assert carried.upstream.cosign.accepts("vendor", f"{placed}@{carried.upstream.digest}")
     said = carried.desk.audit("images", "--site", where, "--json").json["images"]
     assert said == {carried.upstream.name: f"{placed}:1.0"}
+    for form, part in {
+        "table": f'"{carried.upstream.name}": "{placed}:1.0"',
+        "values": "repository: site/team/server\n    tag: '1.0'",
+        "registries.conf": f'location = "{far.host}/site"',
+        "hosts.toml": f'server = "http://{far.host}/v2/site"',
+    }.items():
+        assert part in carried.desk.audit("images", "--site", where, "--as", form).out, form
+    assert "cannot stand for" in carried.desk.audit("images", "--site", where, "--as", "daemon.json", code=2).err
+    other = carried.desk.audit("images", "--site", where, "--registry", "127.0.0.1:5000", "--json").json["images"]
+    assert other == {carried.upstream.name: "127.0.0.1:5000/team/server:1.0"}
+    assert "the site has no registry" in carried.desk.audit("images", "--store", "far", code=2).err
     carried.desk.audit("check", "--site", where)
     carried.desk.audit("uninstall", "--site", where)
     assert tool("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"http://{far.host}/v2/site/team/server/manifests/1.0") == "404"

@@ -30,7 +30,8 @@ from airgap_images.targets import Cargo, Target
 from audit import drift, journal
 from audit.checks import Examined, Finding, NotAssessed
 from audit.install import receipts, space, undo
-from audit.install.install import GateError, current
+from audit.install.install import GateError
+from audit.install.receipts import current
 from audit.install.status import status
 from audit.install.store import LOCK, Store, locate
 from audit.verify import state

@@ -332,6 +332,15 @@ def exchange(running: serving.Running, data: bytes, timeout: float = 10) -> byte
     return got
 
 
+def test_who_is_still_sending_when_refused_gets_the_answer(running):
+    host, port = running.host.rsplit(":", 1)
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"GET /v2/ HTTP/1.1\r\nX: " + b"y" * (60 << 10))
+        time.sleep(0.3)  # the refusal is under way by now, and not all was read before it
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 431")
+
+
 def test_requests_on_one_connection_and_requests_that_are_none(running):
     twice = exchange(running, b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
     assert twice.count(b"HTTP/1.1 200 OK") == 2

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from airgap_images.bundle import BUNDLE, MAX_BLOBS, MAX_LEVELS, REF_NAME
-from airgap_images.layout import PARTIAL, Layout, alone, disk, read_regular, sync_directory, write_atomic
+from airgap_images.layout import PARTIAL, Layout, alone, disk, read_regular, remove_torn, sync_directory, write_atomic
 from airgap_images.oci import IMAGE_INDEX, IMAGE_MANIFEST, INDEXES, MANIFESTS, MAX_MANIFEST, Descriptor, Digest, parse_document
 from airgap_images.reference import Reference
 from airgap_images.shipment import Contents, Extra, shipment, short_tag, walk
@@ -272,9 +272,9 @@ def _put(layout: Layout, target: Layout, digest: Digest, size: int, progress: Pr
 
 def _clean(target: Layout) -> None:
     """Remove what a killed process left half made; only for the holder of the lock."""
-    half = [path for path in target.root.iterdir() if _HALF.fullmatch(path.name)]
-    partial = target.root / PARTIAL
-    for path in (*half, *(partial.glob("take-*") if partial.is_dir() else ())):
+    for name in ("index.json", "oci-layout"):
+        remove_torn(target.root / name)
+    for path in (target.root / PARTIAL).glob("take-*"):
         path.unlink(missing_ok=True)
 
 

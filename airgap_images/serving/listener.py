@@ -198,6 +198,8 @@ class _Handler(BaseHTTPRequestHandler):
             if status:
                 self.requestline, self.request_version, self.command = "", "HTTP/1.1", "GET"
                 self.send_error(status)
+                _half_close(self.connection, socket.SHUT_WR)  # a client that speaks no HTTP waits for the end
+                self._linger()
                 return None
             self.connection.settimeout(max(0.001, until - time.monotonic()))
             piece = self.connection.recv(MAX_HEAD)
@@ -251,7 +253,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection |= at != part.stop
 
     def _linger(self) -> None:
-        """Read some of a body nobody wanted: closing on unread bytes would throw the answer away."""
+        """Read some of what nobody wanted, a body or a head too long: closing on unread bytes would throw the answer away."""
         self.connection.settimeout(FULL_TIME)
         left = LINGER - len(self._rest)
         while left > 0 and (piece := self.connection.recv(min(left, PIECE))):

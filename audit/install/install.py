@@ -134,14 +134,6 @@ def install(
             raise
 
 
-def current(store: Store) -> Receipt:
-    """Return the receipt of what is installed; raises SiteError if nothing is, IntegrityError if that cannot be told."""
-    number = store.current()
-    if number is None:
-        raise SiteError(f"{store.root}: nothing is installed", hint="`airgap-audit install` a bundle")
-    return receipts.read(store, number)
-
-
 def _install(order: _Order, site: Site) -> Installed:
     accepted = _accept(order)
     _check_reached(order, accepted.bundle, site)

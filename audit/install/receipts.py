@@ -22,7 +22,7 @@ from audit.install.store import Store, holds
 from audit.sealed import Written
 from audit.verify.result import VerifiedBundle
 from manifests import canonical
-from manifests.errors import AirgapError, IntegrityError
+from manifests.errors import AirgapError, IntegrityError, SiteError
 from manifests.lock import Kind, Name, Sha256, parse_model
 from manifests.policy import Time
 
@@ -177,6 +177,14 @@ def make(
 def read(store: Store, generation: int) -> Receipt:
     """Return the receipt of a generation; raises IntegrityError if it is missing or damaged."""
     return Receipt.parse(read_bytes(store, generation), f"receipts/{generation}.json")
+
+
+def current(store: Store) -> Receipt:
+    """Return the receipt of what is installed; raises SiteError if nothing is, IntegrityError if that cannot be told."""
+    number = store.current()
+    if number is None:
+        raise SiteError(f"{store.root}: nothing is installed", hint="`airgap-audit install` a bundle")
+    return read(store, number)
 
 
 def read_bytes(store: Store, generation: int) -> bytes:
