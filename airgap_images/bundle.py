@@ -1,5 +1,7 @@
 """Bundles: components as OCI manifests, a deterministic ``index.json``, ``SHA256SUMS``, and the closure of both.
 
+A bundle of profile cnsa has ``SHA512SUMS`` beside it: the sha512 of the same files.
+
 A *tree* is a manifest whose every layer is one raw file titled with its relative path (``oras pull`` recreates it);
 above ``MAX_LAYERS`` files (or 4 MiB of long paths) it becomes several manifests under one index. A *model* is a tree that is also a
 CNCF ModelPack manifest (model-spec v1). An *image* is upstream bytes, untouched.
@@ -8,10 +10,11 @@ CNCF ModelPack manifest (model-spec v1). An *image* is upstream bytes, untouched
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from airgap_images import sha512
 from airgap_images.layout import OCI_LAYOUT, PARTIAL, Layout, write_atomic
 from airgap_images.oci import (
     EMPTY_JSON,
@@ -28,6 +31,7 @@ from airgap_images.oci import (
     Pairs,
     parse_document,
 )
+from airgap_images.sha512 import SHA512SUMS
 from manifests import canonical
 from manifests.errors import IntegrityError
 from manifests.paths import NAME, check_disjoint, check_relative, printable
@@ -47,7 +51,8 @@ MAX_LAYER_BYTES = MAX_MANIFEST - (64 << 10)  # of all layers of one manifest, en
 MAX_COMPONENTS = 4096
 MAX_BLOBS = 4_000_000
 MAX_LEVELS = 4  # index.json → tree index → manifest → blob
-TOP_LEVEL = frozenset({"oci-layout", "index.json", "blobs", "SHA256SUMS", "signatures"})
+Strong = Callable[[Mapping[Digest, int]], Mapping[Digest, str]]  # blobs with their sizes -> the sha512 (hex) of each
+TOP_LEVEL = frozenset({"oci-layout", "index.json", "blobs", "SHA256SUMS", SHA512SUMS, "signatures"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +135,11 @@ def unwrap(layout: Layout, root: Descriptor) -> Descriptor:
     return document.manifests[0] if len(document.manifests) == 1 else root
 
 
-def write_index(layout: Layout, components: Iterable[Component], annotations: dict[str, str]) -> bytes:
-    """Write ``index.json`` and ``SHA256SUMS`` for ``components`` and return the index bytes.
+def write_index(layout: Layout, components: Iterable[Component], annotations: dict[str, str], strong: Strong | None = None) -> bytes:
+    """Write ``index.json``, ``SHA256SUMS`` and, with ``strong``, ``SHA512SUMS`` for ``components``; return the index bytes.
 
-    The same components and annotations always give the same bytes.
+    The same components and annotations always give the same bytes. Whenever this is interrupted, the folder holds no bundle of either
+    profile that it did not hold before: ``SHA512SUMS`` is written first, and removed last.
     """
     body = {
         "schemaVersion": 2,
@@ -143,14 +149,21 @@ def write_index(layout: Layout, components: Iterable[Component], annotations: di
         "manifests": [component.root.to_dict() for component in sorted(components, key=lambda c: c.name)],
     }
     raw = canonical.compact(body)
-    index = parse_index(raw)
-    for name, data in (("index.json", raw), ("SHA256SUMS", sums(raw, closure(layout, index)))):
-        path = layout.root / name
-        if not path.is_file() or path.read_bytes() != data:
-            write_atomic(path, data)
+    blobs = closure(layout, parse_index(raw))
+    if strong:
+        _write_root(layout.root / SHA512SUMS, sums512(raw, strong(blobs)))
+    _write_root(layout.root / "index.json", raw)
+    _write_root(layout.root / "SHA256SUMS", sums(raw, blobs))
+    if not strong:
+        (layout.root / SHA512SUMS).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # an unfinished download may lie there
         (layout.root / PARTIAL).rmdir()
     return raw
+
+
+def _write_root(path: Path, data: bytes) -> None:
+    if not path.is_file() or path.read_bytes() != data:
+        write_atomic(path, data)
 
 
 def component_descriptor(
@@ -214,6 +227,25 @@ def sums(index_raw: bytes, blobs: dict[Digest, int]) -> bytes:
     lines = {"index.json": Digest.of(index_raw).hex, "oci-layout": Digest.of(OCI_LAYOUT).hex}
     lines |= {f"blobs/sha256/{digest.hex}": digest.hex for digest in blobs}
     return "".join(f"{value}  {name}\n" for name, value in sorted(lines.items())).encode()
+
+
+def sums512(index_raw: bytes, values: Mapping[Digest, str]) -> bytes:
+    """Return the text of ``SHA512SUMS``: the files that ``SHA256SUMS`` lists, with the sha512 ``values`` (hex) of the blobs."""
+    return sha512.encode(_roots512(index_raw) | {f"blobs/sha256/{digest.hex}": value for digest, value in values.items()})
+
+
+def listed512(raw: bytes, index_raw: bytes, blobs: Collection[Digest]) -> dict[Digest, str]:
+    """Return the sha512 (hex) that ``SHA512SUMS`` states of each of ``blobs``; raises IntegrityError unless it lists just the bundle."""
+    found = sha512.decode(raw)
+    names = {f"blobs/sha256/{digest.hex}": digest for digest in blobs}
+    roots = _roots512(index_raw)
+    if found.keys() != names.keys() | roots.keys() or any(found[name] != value for name, value in roots.items()):
+        raise IntegrityError(f"{SHA512SUMS}: does not list exactly this bundle", hint=sha512.SIGNED_WRONG, rule=sha512.RULE)
+    return {digest: found[name] for name, digest in names.items()}
+
+
+def _roots512(index_raw: bytes) -> dict[str, str]:
+    return {"index.json": sha512.of(index_raw), "oci-layout": sha512.of(OCI_LAYOUT)}
 
 
 def strays(root: Path, blobs: dict[Digest, int]) -> list[str]:

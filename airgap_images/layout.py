@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from airgap_images.oci import Descriptor, Digest
+from airgap_images.sha512 import Second
 from manifests.errors import IntegrityError, InvalidFileError, SiteError
 
 OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
@@ -78,17 +79,16 @@ class Layout:
             raise mismatch(what, descriptor.digest, Digest.of(raw))
         return raw
 
-    def check(self, digest: Digest, size: int, progress: Progress | None = None) -> None:
-        """Re-hash a blob of any size in constant memory; raises IntegrityError unless it is what its name says."""
+    def check(self, digest: Digest, size: int, progress: Progress | None = None, second: Second | None = None) -> None:
+        """Re-hash a blob of any size in constant memory; raises IntegrityError unless it is what its name, and ``second``, says."""
         what = f"blobs/sha256/{digest.hex}"
         fd = self.open(digest, size)
         try:
             with disk(what):
-                got = hash_descriptor(fd, progress)
+                got = hash_descriptor(fd, progress, second)
         finally:
             os.close(fd)
-        if got != digest:
-            raise mismatch(what, digest, got)
+        _compare(what, digest, got, second)
 
     def put(self, data: bytes) -> Digest:
         """Store small bytes and return their digest."""
@@ -100,11 +100,14 @@ class Layout:
                 self._name(temporary, digest)
         return digest
 
-    def take(self, source: int, digest: Digest, size: int, *, link: bool = False, progress: Progress | None = None) -> None:
+    def take(
+        self, source: int, digest: Digest, size: int, *, link: bool = False, progress: Progress | None = None, second: Second | None = None
+    ) -> None:
         """Store what the open file ``source`` holds, hashed on the way in, each byte read once.
 
         With ``link`` the blob becomes a hard link to that very file if the file system allows; otherwise it is
-        reflinked or copied. Raises IntegrityError, and stores nothing, unless size and digest match.
+        reflinked or copied, and it is the copy that is hashed, whatever becomes of ``source`` by then. Raises IntegrityError, and
+        stores nothing, unless size, digest and ``second`` match.
         """
         what = f"blobs/sha256/{digest.hex}"
         if os.fstat(source).st_size != size:
@@ -112,14 +115,14 @@ class Layout:
             raise IntegrityError(f"{what}: {found} bytes, expected {size}", hint="the file changed since it was pinned; lock again")
         with self._temporary() as temporary, disk(what):
             if link and _hard_link(source, temporary):
-                got = hash_descriptor(source, progress)
+                got = hash_descriptor(source, progress, second)
                 os.fsync(source)
             else:
                 with _new_file(temporary, 0o444) as out:
-                    got = hash_descriptor(source, progress) if _clone(source, out) else copy_hashed(source, out, progress)
+                    cloned = _clone(source, out)
+                    got = hash_descriptor(out, progress, second) if cloned else copy_hashed(source, out, progress, second)
                     os.fsync(out)
-            if got != digest:
-                raise mismatch(what, digest, got)
+            _compare(what, digest, got, second)
             os.chmod(temporary, 0o444)
             self._name(temporary, digest)
 
@@ -156,7 +159,7 @@ class Layout:
             if mode == "link" and _hard_link(fd, destination):
                 return "link"
             with disk(str(destination)), _new_file(destination, 0o444) as out, _removed_on_failure(destination):
-                got = hash_descriptor(fd, progress) if _clone(fd, out) else copy_hashed(fd, out, progress)
+                got = hash_descriptor(out, progress) if _clone(fd, out) else copy_hashed(fd, out, progress)
                 if got != digest:
                     raise mismatch(what, digest, got)
             return "copy"
@@ -232,29 +235,34 @@ def open_regular(path: Path, what: str, size: int | None = None) -> int:
 def read_regular(path: Path, what: str, limit: int) -> bytes:
     """Read a small regular file, no links followed, at most ``limit`` bytes."""
     with os.fdopen(open_regular(path, what), "rb") as file:
-        raw = file.read(limit + 1)
-    if len(raw) > limit:
+        large = os.fstat(file.fileno()).st_size > limit
+        raw = b"" if large else file.read(limit + 1)
+    if large or len(raw) > limit:
         raise IntegrityError(f"{what}: larger than {limit} bytes", hint="distrust this copy")
     return raw
 
 
-def hash_descriptor(fd: int, progress: Progress | None = None) -> Digest:
-    """Return the sha256 of an open file from its start, in constant memory."""
+def hash_descriptor(fd: int, progress: Progress | None = None, second: Second | None = None) -> Digest:
+    """Return the sha256 of an open file from its start, in constant memory; ``second`` is given the same bytes."""
     digest, buffer, offset = hashlib.sha256(), memoryview(bytearray(CHUNK)), 0
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
     while count := os.preadv(fd, [buffer], offset):
         digest.update(buffer[:count])
+        if second:
+            second.update(buffer[:count])
         offset += count
         if progress:
             progress(count)
     return Digest(digest.hexdigest())
 
 
-def copy_hashed(source: int, out: int, progress: Progress | None = None) -> Digest:
-    """Copy an open file to another and return the sha256 of what was copied; each byte is read once."""
+def copy_hashed(source: int, out: int, progress: Progress | None = None, second: Second | None = None) -> Digest:
+    """Copy an open file to another and return the sha256 of what was copied; each byte is read once, for ``second`` too."""
     digest, buffer, offset = hashlib.sha256(), memoryview(bytearray(CHUNK)), 0
     while count := os.preadv(source, [buffer], offset):
         digest.update(buffer[:count])
+        if second:
+            second.update(buffer[:count])
         written = 0
         while written < count:
             written += os.pwrite(out, buffer[written:count], offset + written)
@@ -297,6 +305,13 @@ def mismatch(what: str, expected: Digest, got: Digest) -> IntegrityError:
     """Return the error for bytes that are not what their name says."""
     hint = "the copy is damaged or was changed; copy it again"
     return IntegrityError(f"{what}: content is sha256 {got.hex}, expected {expected.hex}", hint=hint)
+
+
+def _compare(what: str, expected: Digest, got: Digest, second: Second | None) -> None:
+    if got != expected:
+        raise mismatch(what, expected, got)
+    if second:
+        second.check(what)
 
 
 @contextlib.contextmanager

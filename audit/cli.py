@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from airgap_images.oci import Digest
-from audit.terminal import Hashing, Json, Report, command, emit, lazily, note
-from audit.verify import state as states
+from audit import memory_cli
+from audit.terminal import Hashing, Json, Report, command, emit, lazily, note, secret
+from audit.verify import pinned
 from audit.verify.trust import Memory
 from audit.verify.walk import Place, verify
 from manifests import canonical
 from manifests.errors import UsageError
-from manifests.lock import read_bounded
-from manifests.policy import MAX_POLICY, Policy
+from manifests.policy import Policy
 
 if TYPE_CHECKING:
     from airgap_images.targets import Target
-    from audit import assess, drift, inspect, journal, names, reach, render, serve
+    from audit import assess, drift, inspect, journal, names, reach, render, serve, signers
     from audit.checks import upstream
     from audit.evidence import write
     from audit.install import install as installing
-    from audit.install import receipts, status, undo
+    from audit.install import memory, receipts, status, undo
     from audit.install import store as stores
     from manifests import site
 else:
@@ -35,14 +35,17 @@ else:
         lazily,
         (*(f"audit.{name}" for name in ("assess", "drift", "inspect", "journal", "names", "reach", "render", "serve")), "manifests.site"),
     )
-    installing, receipts, status, undo, stores, write = map(
-        lazily, (*(f"audit.install.{name}" for name in ("install", "receipts", "status", "undo", "store")), "audit.evidence.write")
+    installing, memory, receipts, status, undo, stores = map(
+        lazily, (f"audit.install.{name}" for name in ("install", "memory", "receipts", "status", "undo", "store"))
     )
+    signers, write = map(lazily, ("audit.signers", "audit.evidence.write"))
     upstream = lazily("audit.checks.upstream")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Prove, install and account for signed offline bundles.")
 journals = typer.Typer(no_args_is_help=True, help="The log of everything done to a store.")
 app.add_typer(journals, name="journal")
+app.add_typer(memory_cli.policies, name="policy")
+app.add_typer(memory_cli.memories, name="state")
 
 Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder, or a store.")]
 OneOf = Annotated[str | None, typer.Option("--bundle", metavar="DIGEST", help="Which bundle of a store; the newest when absent.")]
@@ -50,6 +53,7 @@ PolicyFile = Annotated[Path, typer.Option("--policy", metavar="FILE", help="The 
 SiteFile = Annotated[Path | None, typer.Option("--site", metavar="FILE", help="site.yaml: where things go here.")]
 StoreFolder = Annotated[Path | None, typer.Option("--store", metavar="DIR", help="The store, instead of the site's.")]
 StateFolder = Annotated[Path | None, typer.Option("--state", metavar="DIR", help="Where this site remembers serials; else the store.")]
+PassphraseFile = Annotated[Path | None, typer.Option("--passphrase-file", metavar="FILE", help="Passphrase or PIN, as its first line.")]
 Now = Annotated[str | None, typer.Option("--now", metavar="TIME", help="Take this as the time, for tests: 2026-11-24T17:00:00Z.")]
 
 
@@ -59,12 +63,12 @@ def verify_(
     bundle: Bundle, policy: PolicyFile, digest: OneOf = None, state: StateFolder = None, now: Now = None, as_json: Json = False
 ) -> Report:
     """Prove a bundle: who signed it, and that every byte is what they signed."""
-    raw = read_bounded(policy, MAX_POLICY)
-    place = _place(bundle, raw, digest)
-    memory = _memory(state or (None if place.whole else bundle), raw)
+    presented = pinned.read(policy)
+    raw, place = presented.raw, _place(bundle, presented.raw, digest)
+    known = _memory(presented, now, state, None if place.whole else bundle)
     with Hashing("proving") as watch:
-        proven = verify(place, raw, memory=memory or Memory(), now=_now(now), watch=watch)
-    return render.verified(proven, memory, *upstream.judged(proven, Policy.parse(raw)))
+        proven = verify(place, raw, memory=known or Memory(), now=_now(now), watch=watch)
+    return render.verified(proven, known, *upstream.judged(proven, Policy.parse(raw)))
 
 
 @app.command("inspect")
@@ -88,18 +92,19 @@ def install_(
     as_json: Json = False,
 ) -> Report:
     """Prove a bundle and install it as a new generation."""
-    raw, here = read_bounded(policy, MAX_POLICY), _site(site_file, store)
+    presented, here = pinned.read(policy), _site(site_file, store)
     with Hashing("proving and installing") as watch, _targets(here) as targets:
         return render.installed(
             installing.install(
-                _place(bundle, raw, digest),
-                raw,
+                _place(bundle, presented.raw, digest),
+                presented.raw,
                 here,
                 now=_now(now),
                 copy=copy or None,
                 targets=targets,
                 watch=watch,
                 state_folder=state,
+                policy_files=presented.files,
             )
         )
 
@@ -109,22 +114,25 @@ def install_(
 def evidence_(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the evidence.")],
     bundle: Annotated[Path | None, typer.Argument(metavar="BUNDLE", help="What is installed when absent.")] = None,
-    policy: Annotated[Path | None, typer.Option("--policy", metavar="FILE", help="The policy; when absent that of the install.")] = None,
+    policy: Annotated[Path | None, typer.Option("--policy", metavar="FILE", help="The policy; when absent the one in force here.")] = None,
     site_file: SiteFile = None,
     store: StoreFolder = None,
     state: StateFolder = None,
     now: Now = None,
+    key: Annotated[str | None, typer.Option("--key", metavar="URI", help="Signs what was verified; else site.yaml's key.")] = None,
+    passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> Report:
-    """Prove what is installed once more and write verification.json, the SBOM and the report."""
+    """Prove what is installed once more and write verification.json, the SBOM and the report; with a key signed statements too."""
     here = _site(site_file, store)
-    place, raw, installed = _assessed(bundle, policy, here)
+    verifier = _verifier(here, key, passphrase_file)
+    place, presented, installed = _assessed(bundle, policy, here, state)
     with Hashing("proving and reading") as watch, _targets(here if installed else site.Site()) as targets:
         found = assess.assess(
             place,
-            raw,
+            presented.raw,
             named=str(bundle or here.store),
-            memory=_memory(state or (here.store if installed else None), raw),
+            memory=_memory(presented, now, state, here.store if installed else None),
             store=installed,
             state_folder=state,
             targets=targets,
@@ -132,7 +140,7 @@ def evidence_(
             tool=("airgap-audit", _version()),
             now=_now(now),
         )
-    return render.evidence(found, write.write(out, found))
+    return render.evidence(found, write.write(out, found, verifier))
 
 
 @app.command("check")
@@ -157,12 +165,13 @@ def rollback_(
     to: Annotated[int | None, typer.Option("--to", metavar="N", help="Which generation; the one before when absent.")] = None,
     site_file: SiteFile = None,
     store: StoreFolder = None,
+    state: StateFolder = None,
     as_json: Json = False,
 ) -> Report:
     """Switch back to an earlier generation; what the site remembers of serials stays."""
     here = _site(site_file, store)
     with Hashing("checking") as watch, _targets(here) as targets:
-        return render.rolled_back(undo.rollback(here.store, now=_now(None), to=to, targets=targets, watch=watch))
+        return render.rolled_back(undo.rollback(here.store, now=_now(None), to=to, targets=targets, watch=watch, state_folder=state))
 
 
 @app.command("prune")
@@ -257,21 +266,25 @@ def _digest(text: str | None) -> Digest | None:
     return Digest(text.removeprefix("sha256:")) if text else None
 
 
-def _memory(folder: Path | None, policy_raw: bytes) -> Memory | None:
-    """Return what the site in ``folder`` remembers of the policy's stream, None if no folder is named."""
-    return None if folder is None else states.load(folder, Policy.parse(policy_raw).stream)
+def _memory(presented: pinned.Presented, now: str | None, state: Path | None, store: Path | None) -> Memory | None:
+    """Return what to judge by of what this site remembers, None if neither a state's folder nor a store is named."""
+    folder = state or store
+    return None if folder is None else memory.remembered(presented, _now(now), folder, (store,) if store else ())[0]
 
 
-def _assessed(bundle: Path | None, policy: Path | None, here: site.Site) -> tuple[Place, bytes, stores.Store | None]:
-    """Return what evidence is about: the bundle named, or else the one that is installed, with its store."""
-    raw = read_bounded(policy, MAX_POLICY) if policy else None
+def _assessed(
+    bundle: Path | None, policy: Path | None, here: site.Site, state: Path | None
+) -> tuple[Place, pinned.Presented, stores.Store | None]:
+    """Return what evidence is about: the bundle named, or else the one that is installed, with its store, and the policy to judge by."""
+    presented = pinned.read(policy) if policy else None
     if bundle is not None:
-        if raw is None:
+        if presented is None:
             raise UsageError("a bundle that is named needs --policy", hint="name the policy this site pins")
-        return _place(bundle, raw, None), raw, None
+        return _place(bundle, presented.raw, None), presented, None
     store = stores.Store.existing(here.store)
-    digest = _current(store).digest
-    return store.place(digest), raw or read_bounded(store.bundle(digest) / stores.POLICY, MAX_POLICY), store
+    receipt = _current(store)
+    used = memory.in_force(store, state or store.root, receipt.stream)
+    return store.place(receipt.digest), presented or used or pinned.read(store.bundle(receipt.digest) / stores.POLICY), store
 
 
 def _current(store: stores.Store) -> receipts.Receipt:
@@ -284,6 +297,15 @@ def _current(store: stores.Store) -> receipts.Receipt:
 def _site(file: Path | None, store: Path | None) -> site.Site:
     here = site.load(file) if file else site.Site()
     return here.model_copy(update={"store": store.absolute()}) if store else here
+
+
+def _verifier(here: site.Site, key: str | None, passphrase_file: Path | None) -> write.Verifier | None:
+    """Return who signs what was verified, None if the site has no key for that."""
+    uri = key or (here.verifier.key if here.verifier else None)
+    if uri is None:
+        return None
+    known_by = here.verifier.id if here.verifier else f"https://airgap-bundler.dev/airgap-audit/{_version()}"
+    return write.Verifier(known_by, signers.signer(uri, lambda what: secret(what, passphrase_file)))
 
 
 def _targets(here: site.Site) -> AbstractContextManager[tuple[Target, ...]]:

@@ -7,6 +7,7 @@ is listed, each as soon as it is found; what could not be compared is listed apa
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -14,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from airgap_images.bundle import Component, closure, parse_index
+from airgap_images.bundle import Component, closure, listed512, parse_index
 from airgap_images.layout import read_regular
 from airgap_images.oci import Digest
+from airgap_images.sha512 import SHA512SUMS
 from airgap_images.targets import Target
 from audit import journal
 from audit.install import generations, images, receipts
+from audit.install.history import history, lacks
 from audit.install.receipts import Receipt
 from audit.install.status import interrupted
 from audit.install.store import CURRENT, FOLDERS, OPEN, Store, is_folder, names, refusing
@@ -27,6 +30,7 @@ from audit.install.trees import READ_ONLY, Damage, Hashes, Kind, Standing, acces
 from audit.journal import Entry, Head
 from audit.sealed import LEFTOVER
 from audit.verify import state
+from audit.verify.trust import Memory
 from audit.verify.walk import MAX_INDEX, MAX_SUMS, Silent, Watch
 from manifests.errors import AirgapError, IntegrityError, SiteError
 
@@ -188,15 +192,15 @@ def _memory(folder: Path, store: Store, note: _Notebook) -> None:
     except IntegrityError as error:
         note.wrong("state", state.FILE, error.message)
         return
-    for number in store.receipts():
-        try:
-            receipt = receipts.read(store, number)
-        except IntegrityError:
-            continue  # told already
-        memory = known.get(receipt.stream)
-        if memory is None or (memory.serial or 0) < receipt.serial:
-            remembered = memory.serial if memory else None
-            note.wrong("state", state.FILE, f"remembers serial {remembered} of {receipt.stream}, generation {number} has {receipt.serial}")
+    with contextlib.suppress(IntegrityError):  # of the journal: told already
+        for stream, shown in history(store.root).items():
+            lost = lacks(known.get(stream, Memory()), shown)
+            if lost:
+                note.wrong("state", state.FILE, f"{lost} of stream {stream}")
+    for stream, memory in known.items():
+        if memory.policy_sha256 and state.policy(folder, memory.policy_sha256) is None:
+            place = f"{state.POLICIES}/{memory.policy_sha256}.json"
+            note.wrong("state", place, f"the policy in force for stream {stream} is gone or changed")
 
 
 def _bundle(store: Store, receipt: Receipt, note: _Notebook) -> tuple[Component, ...]:
@@ -244,7 +248,19 @@ def _content(store: Store, receipt: Receipt | None, parts: tuple[Component, ...]
         standing += files
     note.files += len(standing)
     note.bytes += sum({file.inode: file.size for file in standing}.values())
-    note.add(Hashes(note.watch).compare(standing))
+    note.add(Hashes(note.watch, strong=_strong(store, receipt) if receipt and parts else {}).compare(standing))
+
+
+def _strong(store: Store, receipt: Receipt) -> dict[Digest, str]:
+    """Return the sha512 (hex) of every blob of the bundle, from its kept ``SHA512SUMS``; nothing where it has none or that is damaged."""
+    folder = store.bundle(receipt.digest)
+    if SHA512SUMS not in _latest(store, receipt).files:
+        return {}
+    try:
+        index = read_regular(folder / "index.json", "index.json", MAX_INDEX)
+        return listed512(read_regular(folder / SHA512SUMS, SHA512SUMS, MAX_SUMS), index, closure(store.layout, parse_index(index)))
+    except AirgapError:
+        return {}  # told already, of the file or of the manifest that is damaged
 
 
 def _blobs(store: Store, receipt: Receipt | None, note: _Notebook) -> Iterator[Standing]:

@@ -21,9 +21,9 @@ from airgap_images.layout import open_regular, sync_directory, write_atomic
 from airgap_images.oci import Digest, Pairs
 from manifests import canonical
 from manifests.errors import AirgapError, IntegrityError, SiteError
+from manifests.identities import Time
 from manifests.lock import Frozen, Sha256, parse_model
 from manifests.paths import printable
-from manifests.policy import Time
 
 FILE = "journal.jsonl"
 GENESIS = "0" * 64  # what the first line names as the line before it

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audit import checks
 from audit.terminal import Report, human, table
-from audit.verify.upstream import as_json
+from audit.verify import steps
+from audit.verify.verdict import as_json
 from manifests import canonical
 from manifests.paths import printable
 
@@ -20,9 +22,9 @@ if TYPE_CHECKING:
     from audit.install.status import Status
     from audit.install.undo import Removed, RolledBack
     from audit.journal import Head
-    from audit.verify.result import VerifiedBundle
+    from audit.verify.result import Signature, VerifiedBundle
     from audit.verify.trust import Memory
-    from audit.verify.upstream import Verdict
+    from audit.verify.verdict import Verdict
 
 NO_STATE = "Rollback: no site state was consulted (name one with --state), so an older bundle than one accepted before would pass."
 FRESH = "Rollback: this site remembers nothing of the stream yet, so whether something newer was accepted elsewhere is unknown."
@@ -36,34 +38,56 @@ def verified(
     unchecked = [NO_STATE if memory is None else FRESH] if memory is None or memory.fresh else []
     unchecked += bundle.not_checked
     total = sum(size for _, size in bundle.blobs)
-    images, told = upstream(verdicts)
+    over = tuple(verdicts)
+    images, told = upstream(over)
+    passed = steps.of_proof(over)
     lines = [
         f"proved: bundle {bundle.digest}",
-        f"stream {said.stream}, serial {said.serial}, signed {canonical.stamp(said.created)}, expires {canonical.stamp(said.expires)}",
-        *(f"signed by {s.signer}: {s.algorithm}, key {s.key_id[:16]}..., {s.file}" for s in bundle.signatures),
+        f"stream {said.stream}, serial {said.serial}, expires {canonical.stamp(said.expires)}",
+        f"created {canonical.stamp(said.created)} with {printable(said.tool)}, as the signers say",
+        *(line for signature in bundle.signatures for line in _signed(signature)),
+        *(f"model {m.model} signed by {m.signer}: {m.algorithm}, key {m.key_id[:16]}..., {m.file}" for m in bundle.models),
         *(f"ignored {i.file}: {i.reason}" for i in bundle.ignored),
         f"policy version {bundle.policy_version}, sha256 {bundle.policy_sha256}",
         f"{len(bundle.components)} components, {len(bundle.blobs)} blobs, {human(total)}, every byte hashed",
         *told,
-        *(_gate(decided, frozenset(image["component"] for image in images)) if decided else []),
+        *(f"step {step.number} {step.outcome}: {step.what}" for step in passed),
+        *(_gate(decided, frozenset(image["component"] for image in images if image["sort"] != "wheel")) if decided else []),
         "",
         "not checked:",
         *(f"  - {text}" for text in unchecked),
     ]
     code = decided.exit_code if decided else 0
     data = _bundle(bundle) | {"notChecked": unchecked, "upstream": images, "verdict": "proved", "exitCode": code}
+    data |= {"steps": [steps.as_json(step) for step in passed]}
     return Report(data, "\n".join(lines), code)
 
 
 def upstream(verdicts: Iterable[Verdict]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the verdicts over images as data, and as lines: one for each image, one for each signature of it that does not count."""
+    """Return the verdicts as data, and as lines: one for each image and model, one for each signature of it that does not count.
+
+    Wheels are counted in one line for each component; what is not good of them stands among the findings.
+    """
     data, lines = [], []
+    ends: dict[str, Counter[str]] = {}
     for verdict in verdicts:
         data.append(as_json(verdict))
-        lines.append(f"image {verdict.component}: upstream signatures {verdict.result}: {printable(verdict.reason, 600)}")
+        if verdict.sort == "wheel":
+            ends.setdefault(verdict.component, Counter())[verdict.result] += 1
+            continue
+        lines.append(f"{verdict.sort} {verdict.component}: upstream signatures {verdict.result}: {printable(verdict.reason, 600)}")
         others = [seen for seen in verdict.seen if seen.result in {"wrong", "unverifiable"}] if verdict.result == "good" else []
         lines += [f"  beside it, {seen.kind} in {seen.manifest}: {seen.result}: {printable(seen.reason, 300)}" for seen in others]
-    return data, lines
+    said = {component: ", ".join(f"{count} {result}" for result, count in sorted(counted.items())) for component, counted in ends.items()}
+    return data, lines + [f"wheels in {component}: attestations of the index: {text}" for component, text in said.items()]
+
+
+def _signed(signature: Signature) -> list[str]:
+    lines = [
+        f"signed by {signature.signer}: {signature.kind}, {signature.algorithm}, key id {signature.key_id}, {signature.file}",
+        f"  trusted as {printable(signature.trusted_by, 600)}; {signature.when}",
+    ]
+    return lines + [f"  note: {printable(text, 400)}" for text in signature.notes]
 
 
 def installed(result: Installed) -> Report:
@@ -257,8 +281,10 @@ def _bundle(bundle: VerifiedBundle) -> dict[str, Any]:
         "components": [component.name for component in bundle.components],
         "expires": canonical.stamp(said.expires),
         "ignored": [{"file": entry.file, "reason": entry.reason} for entry in bundle.ignored],
+        "modelSignatures": [signature.as_json for signature in bundle.models],
         "policy": {"sha256": bundle.policy_sha256, "version": bundle.policy_version},
         "serial": said.serial,
-        "signatures": [{"algorithm": s.algorithm, "file": s.file, "keyId": s.key_id, "signer": s.signer} for s in bundle.signatures],
+        "signatures": [signature.as_json for signature in bundle.signatures],
+        "statement": {"created": canonical.stamp(said.created), "previous": said.previous, "tool": said.tool},
         "stream": said.stream,
     }

@@ -16,11 +16,13 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, Self
 
 import typer
 
 from manifests.errors import AirgapError, RefusedError, UsageError
+from manifests.lock import read_bounded
 from manifests.paths import printable
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ P = ParamSpec("P")
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document on stdout.")]
 SHOW_AFTER = 1.0  # seconds of work before a progress bar appears
 MAX_BARS = 8  # files shown at once
+MAX_SECRET = 64 << 10  # bytes of a file with a passphrase or PIN
 MAX_LISTED = 50  # reasons printed for people; --json has them all
 
 
@@ -103,11 +106,31 @@ def warn(text: str) -> None:
     note(f"warning: {text}")
 
 
+def secret(what: str, file: Path | None, *, new: bool = False) -> str:
+    """Return a secret, ``passphrase of ...`` or ``PIN of ...``: the first line of ``file``, else from the environment, else asked for.
+
+    One that is ``new`` is asked for twice.
+    """
+    if file is not None:
+        return read_bounded(file, MAX_SECRET).decode(errors="surrogateescape").split("\n", 1)[0].rstrip("\r")
+    if given := os.environ.get(_variable(what)):
+        return given
+    asked = ask_secret(what)
+    if new and asked != ask_secret("the same again"):
+        raise UsageError(f"{what}: the two differ", hint="run again")
+    return asked
+
+
 def ask_secret(prompt: str) -> str:
     """Ask for a secret on the terminal; raises UsageError when nobody is there to answer."""
     if not sys.stdin.isatty():
-        raise UsageError(f"{prompt}: needed, and stdin is no terminal", hint="name a file with --passphrase-file")
+        ways = f"name a file with --passphrase-file, set {_variable(prompt)}, or run this in a terminal"
+        raise UsageError(f"{prompt}: needed, and stdin is no terminal", hint=ways)
     return str(typer.prompt(prompt, hide_input=True, err=True))
+
+
+def _variable(what: str) -> str:
+    return "AIRGAP_PIN" if what.startswith("PIN ") else "AIRGAP_PASSPHRASE"
 
 
 def human(count: int) -> str:
@@ -141,6 +164,7 @@ class Bars:
     _under_way: dict[str, tuple[int, int]] = field(default_factory=dict)  # label → size, done; a bar may come later
     _total: int = 0
     _done: int = 0
+    _told: int = 0
     _since: float = field(default_factory=time.monotonic)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -195,16 +219,21 @@ class Hashing(Bars):
         self.advance(count)
 
     def failed(self, error: AirgapError) -> None:
-        """Tell a refusal the moment it is found; all of them are told again at the end."""
-        note(f"refused: {printable(error.message, 400)}")
+        """Tell a refusal the moment it is found, which is the only time it is told."""
+        with self._lock:
+            if self._told < MAX_LISTED:
+                self._told += 1
+                _tell(error)
 
 
 class Transfers(Bars):
     """Watches the fetch engine."""
 
     def begin(self, total: int, files: int) -> None:
-        """Take note of the bytes and files ahead."""
-        self._total, self.what = total, f"{self.what} {files} files"
+        """Take note of the bytes and files ahead; of no files where bytes that are here are only read."""
+        self._total += total
+        if files:
+            self.what = f"{self.what} {files} files"
 
     def started(self, label: str, size: int, have: int) -> None:
         """Take note that a file of ``size`` bytes begins, ``have`` of which are here already."""
@@ -240,15 +269,24 @@ def _bars() -> Progress:
 
 def _show(error: AirgapError, as_json: bool) -> int:
     reasons = error.failures if isinstance(error, RefusedError) else (error,)
-    for reason in reasons[:MAX_LISTED]:
-        note(f"error: {printable(reason.message, 2000)}")
-        note(f"hint: {printable(reason.hint, 400)}")
-    if len(reasons) > MAX_LISTED:
-        note(f"error: and {len(reasons) - MAX_LISTED} more reasons; --json lists all")
+    untold = [reason for reason in reasons if not reason.told]
+    left = max(0, MAX_LISTED - (len(reasons) - len(untold)))
+    for reason in untold[:left]:
+        _tell(reason)
+    if len(untold) > left:
+        note(f"error: and {len(untold) - left} more reasons; --json lists all")
+    if isinstance(error, RefusedError):
+        note(f"refused for {len(reasons)} reason{'' if len(reasons) == 1 else 's'}")
     if as_json:
-        listed = [{"kind": type(reason).__name__, "message": reason.message, "hint": reason.hint} for reason in reasons]
+        listed = [{"hint": r.hint, "kind": type(r).__name__, "message": r.message, "rule": r.rule} for r in reasons]
         emit(json.dumps({"error": listed, "exitCode": error.exit_code}, ensure_ascii=False, sort_keys=True, indent=1))
     return error.exit_code
+
+
+def _tell(error: AirgapError) -> None:
+    error.told = True
+    note(f"error: {printable(error.message, 2000)}{f' [rule {error.rule}]' if error.rule else ''}")
+    note(f"hint: {printable(error.hint, 400)}")
 
 
 def _bug(error: Exception) -> int:

@@ -1,7 +1,8 @@
 """Turn a lock into a bundle: fetch what is missing, lay out every component, check it, write the index.
 
 Rules: a byte that is not in the lock cannot get in; ``index.json`` is written last, so an interrupted build leaves no
-bundle; a folder that is built already costs a stat per blob; two builds of one lock are the same bytes.
+bundle; a folder that is built already costs a stat per blob; two builds of one lock are the same bytes. Of profile cnsa
+the sha512 of every blob is computed while it arrives; of what was here before, and of what is made here, it is read once.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from airgap_images.bundle import (
     IMAGE,
     STREAM,
     Component,
+    Strong,
     TreeFile,
     closure,
     component_descriptor,
@@ -32,9 +34,11 @@ from airgap_images.oci import IMAGE_INDEX, IMAGE_MANIFEST, INDEXES, MANIFESTS, D
 from airgap_images.platform import Platform
 from airgap_images.remote.http import Address, Client
 from airgap_images.remote.registries import Registries
+from airgap_images.sha512 import SHA512SUMS
 from audit import checks
-from bundler import sources
+from bundler import provenance, sources
 from bundler.fetch import Fetched, Silent, Want, Watch, fetch
+from bundler.strong import StrongSums
 from manifests import canonical
 from manifests.errors import FindingsError, IntegrityError, SiteError, TrustError
 from manifests.lock import INDEX_FILE, Lock, LockedComponent
@@ -53,7 +57,8 @@ MODEL_FIELDS = {"license": "license", "architectures": "architecture", "torch_dt
 class Options:
     """How to build. ``folder`` is the lock's own; ``link`` shares local files with the bundle instead of copying them.
 
-    ``policy`` says whose upstream signatures are believed; what the bundle holds does not depend on it.
+    ``policy`` says whose upstream signatures are believed; what the bundle holds does not depend on it. ``version`` is this tool's,
+    for provenance.
     """
 
     folder: Path
@@ -62,6 +67,7 @@ class Options:
     paranoid: bool = False
     jobs: int = 4
     policy: Policy | None = None
+    version: str = "unknown"
     registries: Registries = field(default_factory=Registries)
 
 
@@ -83,12 +89,13 @@ def build(lock: Lock, out: Path, client: Client, options: Options, watch: Watch 
 
     Raises FindingsError if a check refuses, TrustError if ``out`` holds a signed bundle of another lock.
     """
-    layout = Layout.create(out)
+    layout, watch = Layout.create(out), watch or Silent()
     with alone(out, "another build is running"):
         _remove_torn(layout)
         _refuse_another(layout, lock)
+        strong = StrongSums(layout) if lock.profile == "cnsa" else None
         if options.paranoid:
-            _drop_damaged(layout)
+            _drop_damaged(layout, strong)
         fetched = fetch(
             _wants(lock, client, options.registries),
             layout,
@@ -97,7 +104,8 @@ def build(lock: Lock, out: Path, client: Client, options: Options, watch: Watch 
             caches=options.caches,
             link=options.link,
             jobs=options.jobs,
-            watch=watch or Silent(),
+            watch=watch,
+            strong=strong,
         )
         made = [_component(layout, component) for component in lock.components]
         results = checks.run_all(checks.Subject(layout, tuple(made), options.policy))
@@ -105,14 +113,16 @@ def build(lock: Lock, out: Path, client: Client, options: Options, watch: Watch 
         if gate.refused:
             raise FindingsError(_refusal(gate), hint=gate.refused[0].remedy)
         made += [_own(layout, LOCK_COMPONENT, "lock", LOCK_FILE, lock.to_bytes())]
+        stated = provenance.provenance(lock, made, options.version)
+        made += [_own(layout, provenance.COMPONENT, "provenance", provenance.FILE, stated)]
         made += [_own(layout, CHECKS_COMPONENT, "checks", "checks.json", _lasting(results, lock))]
-        raw, changed = _write(layout, lock, made)
+        raw, changed = _write(layout, lock, made, (lambda blobs: strong.of(blobs, watch)) if strong else None)
         blobs = closure(layout, parse_index(raw))
         _remove_unreferenced(layout, blobs)
         return Built(Digest.of(raw), components(parse_index(raw)), sum(blobs.values()), fetched, changed, results, gate)
 
 
-def _write(layout: Layout, lock: Lock, made: list[Component]) -> tuple[bytes, bool]:
+def _write(layout: Layout, lock: Lock, made: list[Component], strong: Strong | None) -> tuple[bytes, bool]:
     """Write the index and return it, and whether it is another than before; a signed one is never replaced by another."""
     before = _index_bytes(layout)
     annotations = {"airgap.bundle": lock.name, STREAM: lock.stream, "airgap.target.platform": lock.target.platform}
@@ -122,7 +132,9 @@ def _write(layout: Layout, lock: Lock, made: list[Component]) -> tuple[bytes, bo
         if not same:
             _remove_unreferenced(layout, closure(layout, parse_index(before)))
             raise TrustError(f"{layout.root}: holds a signed bundle that another version of this tool built", hint=ELSEWHERE)
-    raw = write_index(layout, made, annotations)
+        if strong and not (layout.root / SHA512SUMS).is_file():
+            raise TrustError(f"{layout.root}: holds a signed bundle without {SHA512SUMS}", hint=ELSEWHERE)
+    raw = write_index(layout, made, annotations, strong)
     return raw, raw != before
 
 
@@ -225,17 +237,18 @@ def _refusal(gate: checks.Gate) -> str:
     return f"a check refuses this bundle: {'; '.join(lines[:MAX_REFUSED])}{more}"
 
 
-def _drop_damaged(layout: Layout) -> None:
+def _drop_damaged(layout: Layout, strong: StrongSums | None) -> None:
+    check = strong.check if strong else layout.check
     for name, info in list(layout.blobs()):
         try:
-            layout.check(Digest(name), info.st_size)
+            check(Digest(name), info.st_size)
         except IntegrityError:
             (layout.root / "blobs" / "sha256" / name).unlink(missing_ok=True)
 
 
 def _remove_torn(layout: Layout) -> None:
     """Remove what an interrupted write left at the top: files that never got their name."""
-    for name in ("index.json", "SHA256SUMS", "oci-layout"):
+    for name in ("index.json", "SHA256SUMS", SHA512SUMS, "oci-layout"):
         for path in layout.root.glob(f".{name}.*"):
             path.unlink(missing_ok=True)
 

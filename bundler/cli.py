@@ -18,22 +18,28 @@ from airgap_images.oci import Digest
 from airgap_images.remote.certificates import Certificates
 from airgap_images.remote.http import Client
 from airgap_images.remote.registries import Registries
-from audit.terminal import Json, Report, Transfers, ask_secret, command, emit, lazily, note, warn
+from audit.terminal import Json, Report, Transfers, command, emit, lazily, note, secret, warn
 from bundler import build as building
-from bundler import policies, render
+from bundler import render
+from bundler.policies import upstream_cli as policies
 from manifests.diff import diff as compare
 from manifests.errors import AirgapError, UsageError
 from manifests.lock import Lock
 from manifests.policy import Policy
+from manifests.publickey import canonical_pem
 
 if TYPE_CHECKING:
     import ssl
     from importlib import resources
 
-    from bundler import keys, resolve, sign
+    from audit.signers import file as keys
+    from bundler import identity as identities
+    from bundler import model_signatures, resolve, sign, signers, timestamp
     from manifests import intent as intents
 else:
-    keys, resolve, sign, intents = map(lazily, ("bundler.keys", "bundler.resolve", "bundler.sign", "manifests.intent"))
+    keys, resolve, sign, intents = map(lazily, ("audit.signers.file", "bundler.resolve", "bundler.sign", "manifests.intent"))
+    signers, identities, model_signatures = map(lazily, ("bundler.signers", "bundler.identity", "bundler.model_signatures"))
+    timestamp = lazily("bundler.timestamp")
     resources, ssl = map(lazily, ("importlib.resources", "ssl"))
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Build signed offline bundles of LLM platforms.")
@@ -42,7 +48,11 @@ app.add_typer(policies.app, name="policy")
 IntentFile = Annotated[Path, typer.Argument(metavar="BUNDLE.YAML", help="What to carry.")]
 LockFile = Annotated[Path, typer.Argument(metavar="BUNDLE.LOCK.JSON", help="What `lock` wrote and you reviewed.")]
 CacheFolder = Annotated[Path | None, typer.Option("--cache", metavar="DIR", help="Where bytes read while locking are kept.")]
-PassphraseFile = Annotated[Path | None, typer.Option("--passphrase-file", metavar="FILE", help="Read the passphrase from a file.")]
+PassphraseFile = Annotated[Path | None, typer.Option("--passphrase-file", metavar="FILE", help="Read the passphrase or PIN from a file.")]
+KEY = "file:PATH; pkcs11:token=...;object=...?module-path=... (RFC 7512); x509:CHAIN.pem?key=URI; sigstore:."
+IdentityTokenFile = Annotated[
+    Path | None, typer.Option("--identity-token-file", metavar="FILE", help="For sigstore: keys; else SIGSTORE_ID_TOKEN, else the CI's.")
+]
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 NOT_PLANNED = (
     "whether the models fit the GPUs: this version does not size them",
@@ -128,7 +138,7 @@ def build(
     lock = Lock.load(path)
     caches = (*(require_layout(folder) for folder in reuse or ()), _cache(cache))
     options = building.Options(path.absolute().parent, caches, link=link, paranoid=paranoid, jobs=jobs, registries=_registries())
-    options = replace(options, policy=_policy(policy, lock.stream))
+    options = replace(options, policy=_policy(policy, lock.stream), version=_version())
     with Transfers("fetching") as watch:
         return render.built(building.build(lock, out, _client(), options, watch), out)
 
@@ -138,43 +148,68 @@ def build(
 def keygen(
     name: Annotated[str, typer.Argument(help="Whose key it is.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for NAME.key and NAME.pub.")] = Path(),
-    algorithm: Annotated[Literal["p256", "p384", "ed25519"], typer.Option("--algorithm", help="p256 is read by every tool.")] = "p256",
+    algorithm: Annotated[
+        Literal["p256", "p384", "ed25519", "ml-dsa-87"], typer.Option("--algorithm", help="p256 is read by every tool.")
+    ] = "p256",
     no_passphrase: Annotated[bool, typer.Option("--no-passphrase", help="Leave the private key unencrypted.")] = False,
     passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> Report:
-    """Make a signing key pair."""
-    secret = keys.passphrase_from(passphrase_file)
-    if secret is None and not no_passphrase:
-        secret = ask_secret("passphrase for the new key")
-        if secret != ask_secret("the same again"):
-            raise UsageError("the two passphrases differ", hint="run again")
-    private, public = keys.make(name, out, curve=algorithm, passphrase=secret)
+    """Make a signing key pair; one in a token is made with the token's own tools."""
+    unprotected = no_passphrase and passphrase_file is None
+    passphrase = None if unprotected else secret("passphrase for the new key", passphrase_file, new=True)
+    private, public = keys.make(name, out, kind=algorithm, passphrase=passphrase)
     text = f"{private}: private, keep it secret\n{public}: public, goes into the policy"
     return Report({"private": str(private), "public": str(public)}, text)
+
+
+@app.command("public-key")
+@command
+def public_key(
+    key: Annotated[str, typer.Argument(metavar="URI", help="A key as for `sign --key`.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="NAME.pub", help="File to write; stdout when absent.")] = None,
+    passphrase_file: PassphraseFile = None,
+    as_json: Json = False,
+) -> Report:
+    """Write the public half of a key, wherever it is kept, as a policy takes it."""
+    if out is not None and out.exists():
+        raise UsageError(f"{out}: exists already", hint="name another file; nothing is overwritten")
+    signer = signers.local(key, lambda what: secret(what, passphrase_file))
+    pem = canonical_pem(signer.public_key)
+    if out is not None:
+        write_atomic(out, pem.encode())
+    found = {"algorithm": signer.algorithm, "keyId": signer.key_id, "pem": pem, "written": str(out) if out else None}
+    return Report(found, f"{out}: written; {signer.algorithm}, key id {signer.key_id}" if out else pem.rstrip())
 
 
 @app.command("sign")
 @command
 def sign_(
     folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of the bundle.")],
-    key: Annotated[str, typer.Option("--key", metavar="URI", help="file:PATH of a private key.")],
+    key: Annotated[str, typer.Option("--key", metavar="URI", help=KEY)],
     serial: Annotated[int | None, typer.Option("--serial", min=0, help="Number in the stream; first signer only.")] = None,
     days: Annotated[int, typer.Option("--expires-in", min=1, max=3650, help="Days until it is refused; first signer only.")] = 365,
     previous: Annotated[str | None, typer.Option("--previous", help="sha256 of the bundle before this one.")] = None,
     policy: Annotated[Path | None, typer.Option("--policy", help="Say who is still missing under this policy.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the signature file; the key's when absent.")] = None,
+    no_models: Annotated[bool, typer.Option("--no-models", help="Make no model.sig for each model in it.")] = False,
+    stamps: Annotated[
+        list[str] | None, typer.Option("--timestamp", metavar="URL", help="An authority (RFC 3161) to state when; repeatable.")
+    ] = None,
     passphrase_file: PassphraseFile = None,
+    identity_token_file: IdentityTokenFile = None,
     as_json: Json = False,
 ) -> Report:
     """Sign a bundle; run again with another person's key."""
-    signer = keys.signer(key, lambda of: keys.passphrase_from(passphrase_file) or ask_secret(f"passphrase of {of}"))
+    signer = signers.signer(key, lambda what: secret(what, passphrase_file), _identity_token(identity_token_file))
     known = _policy(policy, sign.stream(folder)) if policy else None
+    signer = timestamp.stamped(signer, tuple(stamps), _client(), known) if stamps else signer
     now = _now()
     before = Digest(previous.removeprefix("sha256:")).hex if previous else None
     terms = sign.Terms(serial, now, now + timedelta(days=days), before, known.version if known else None, ("airgap-bundler", _version()))
-    result = sign.sign(folder, replace(signer, name=name) if name and isinstance(signer, keys.FileSigner) else signer, terms)
-    return render.signed(result, known, sign.signers(folder, known) if known else frozenset())
+    result = sign.sign(folder, signer.named(name) if name else signer, terms, known)
+    models = None if no_models else model_signatures.sign(folder, signer.named(result.name))
+    return render.signed(result, known, sign.signers(folder, known, now) if known else frozenset(), models)
 
 
 @app.command("diff")
@@ -251,6 +286,10 @@ def _client() -> Client:
 
 def _registries() -> Registries:
     return Registries.load(os.environ, Path.home())
+
+
+def _identity_token(path: Path | None) -> str | None:
+    return identities.from_file(path) if path else os.environ.get("SIGSTORE_ID_TOKEN")
 
 
 def _now() -> datetime:

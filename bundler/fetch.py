@@ -20,7 +20,9 @@ from pathlib import Path
 from airgap_images.layout import PARTIAL, Layout, disk, open_regular
 from airgap_images.oci import MAX_BLOB, Digest
 from airgap_images.remote.http import Client, Credentials, HttpError, NoCredentials, TransferError, redacted
+from airgap_images.sha512 import Second
 from bundler.partial import BLOCK, hold
+from bundler.strong import StrongSums
 from bundler.transfer import Hooks, Pinned, Unpinned, WrongBytesError
 from bundler.watch import Meter, Silent, Watch
 from manifests.errors import AirgapError, IntegrityError, NetworkError, SiteError, UsageError
@@ -95,15 +97,18 @@ def fetch(
     link: bool = False,
     jobs: int = 4,
     watch: Watch | None = None,
+    strong: StrongSums | None = None,
 ) -> Fetched:
     """Bring every wanted file into ``layout``, ``jobs`` at once; ``link`` shares local files with it where it can.
+
+    The sha512 of what comes is noted in ``strong``.
 
     Raises IntegrityError for wrong bytes, NetworkError if they cannot be had, SiteError if the disk is too small; files
     under way are finished first, and the error counts the others that failed.
     """
     files = _distinct(wants)
     missing = [file for file in files if not layout.has(file.digest, file.size)]
-    run = _Run(layout, client, folder, caches, link, watch or Silent(), _block(jobs))
+    run = _Run(layout, client, folder, caches, link, watch or Silent(), _block(jobs), strong)
     run.watch.begin(sum(file.size for file in missing), len(missing))
     run.check_space(missing)
     return Fetched(files=len(files), present=len(files) - len(missing)) + _each(run, missing, jobs)
@@ -138,6 +143,7 @@ class _Run:
     link: bool
     watch: Watch
     block: int = BLOCK
+    strong: StrongSums | None = None
     failed: threading.Event = field(default_factory=threading.Event)
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -246,11 +252,17 @@ class _Run:
             raise IntegrityError(error.message, hint=CHANGED) from None
         meter.start(0)
         try:
-            self.layout.take(fd, file.digest, file.size, link=link, progress=progress)
+            second = Second() if self.strong else None
+            self.layout.take(fd, file.digest, file.size, link=link, progress=progress, second=second)
+            self._remember(file, second.hex if second else None)
         except IntegrityError:
             raise IntegrityError(f"{name}: is not what was pinned, sha256 {file.digest.hex}", hint=CHANGED) from None
         finally:
             os.close(fd)
+
+    def _remember(self, file: _File, sha512: str | None) -> None:
+        if self.strong and sha512:
+            self.strong.remember(file.digest, sha512)
 
     def _downloaded(self, file: _File) -> Fetched:
         failures: list[AirgapError] = []
@@ -263,7 +275,7 @@ class _Run:
 
     def _from(self, want: Want, file: _File) -> Fetched:
         """Fetch from one address; if it was begun by another run and is wrong, once more from its start."""
-        with hold(self.layout, file.digest.hex, self.look_again, self.block) as growing:
+        with hold(self.layout, file.digest.hex, self.look_again, self.block, twice=self.strong is not None) as growing:
             if self.layout.has(file.digest, file.size):  # another process was faster
                 growing.discard()
                 return Fetched(present=1)
@@ -274,6 +286,7 @@ class _Run:
                 growing.rehash(lambda: self.sleep(0))
                 pinned = Pinned(self.client, growing, file.digest, file.size, self.hooks(meter))
                 pinned.fetch(want.url, want.credentials, want.accept)
+                self._remember(file, growing.sha512)
             except WrongBytesError:
                 meter.give_up()
                 if not have:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import (
@@ -83,6 +83,11 @@ class Hub:
     def url(self, commit: str, path: str) -> str:
         """Return the address of a file as of ``commit``."""
         return f"{self.endpoint}/{self.repo}/resolve/{commit}/{quote(path)}"
+
+    @property
+    def host(self) -> str:
+        """Return the host that was asked, with its port if that is not the usual one."""
+        return urlsplit(self.endpoint).netloc.rpartition("@")[2].lower()
 
     @property
     def credentials(self) -> Credentials:

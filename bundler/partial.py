@@ -34,18 +34,18 @@ Wait = Callable[[], None]
 
 
 class GrowingFile:
-    """The open file ``path`` of ``layout``, its ``length`` in bytes so far, and the running sha256 of them.
+    """The open file ``path`` of ``layout``, its ``length`` in bytes so far, and the running sha256 of them, with ``twice`` the sha512 too.
 
     Two blocks take turns: while one is filled and written, the other is hashed.
     """
 
-    def __init__(self, layout: Layout, fd: int, path: Path, block: int) -> None:
+    def __init__(self, layout: Layout, fd: int, path: Path, block: int, *, twice: bool = False) -> None:
         self.length = 0
         self._layout = layout
         self._fd = fd
         self._path = path
         self._size = block
-        self._hash = Hasher()
+        self._hash = Hasher(twice=twice)
         self._block, self._other = (memoryview(mmap.mmap(-1, block)) for _ in range(2))  # aligned as direct writes want
         self._pending = 0
         self._written_at = time.monotonic()
@@ -61,6 +61,11 @@ class GrowingFile:
     def digest(self) -> Digest:
         """Return the sha256 of the ``length`` bytes."""
         return self._hash.digest()
+
+    @property
+    def sha512(self) -> str | None:
+        """Return the sha512 (hex) of the ``length`` bytes, None where it is not computed."""
+        return self._hash.sha512()
 
     def on_disk(self) -> int:
         """Return how many bytes an earlier writer left."""
@@ -174,14 +179,15 @@ class GrowingFile:
 
 
 @contextlib.contextmanager
-def hold(layout: Layout, name: str, wait: Wait, block: int = BLOCK) -> Iterator[GrowingFile]:
+def hold(layout: Layout, name: str, wait: Wait, block: int = BLOCK, *, twice: bool = False) -> Iterator[GrowingFile]:
     """Give the unfinished file ``name`` to this caller alone, empty if there is none; no empty one stays.
 
-    While another one has it, ``wait`` is called before each further look; it sleeps, and may raise.
+    With ``twice`` its sha512 is computed too. While another one has the file, ``wait`` is called before each further look; it
+    sleeps, and may raise.
     """
     path = layout.root / PARTIAL / name
     fd = _locked(path, wait)
-    growing = GrowingFile(layout, fd, path, block)
+    growing = GrowingFile(layout, fd, path, block, twice=twice)
     try:
         yield growing
     finally:

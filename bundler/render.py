@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audit import checks
 from audit.terminal import Report, human, table
 from bundler.build import Built
-from manifests import canonical
 from manifests.diff import Difference
 from manifests.lock import Lock, LockedComponent
 from manifests.paths import printable
-from manifests.policy import Policy, Role
+from manifests.policy import Policy
 
 if TYPE_CHECKING:
+    from bundler.model_signatures import ModelsSigned
     from bundler.sign import Signed
 
 MAX_CHANGES = 40  # differences shown to people; --json has all
@@ -82,15 +80,17 @@ def built(result: Built, out: Path) -> Report:
     return Report(data, "\n".join(lines), gate.exit_code)
 
 
-def signed(result: Signed, policy: Policy | None, signers: frozenset[str]) -> Report:
-    """Tell who has signed; with a policy also who is still missing beside its ``signers`` who did."""
+def signed(result: Signed, policy: Policy | None, signers: frozenset[str], models: ModelsSigned | None = None) -> Report:
+    """Tell who has signed, the models too; with a policy also who is still missing beside its ``signers`` who did."""
     said = result.predicate
     lines = [
         f"{'signed' if result.added else 'had signed before'}: {result.file}",
         f"bundle {result.digest}, stream {said.stream}, serial {said.serial}, expires {said.expires}",
         f"signatures now: {', '.join(result.signatures)}",
+        *(f"model signed: {file}" for file in (models.made if models else ())),
+        *([models.note] if models and models.note else []),
     ]
-    missing = policy.roles.bundle.missing(signers) if policy else None
+    missing = policy.missing(policy.roles.bundle, signers) if policy else None
     if policy:
         lines.append(f"policy: {missing or 'the threshold is reached'}")
     data: dict[str, Any] = {
@@ -98,59 +98,16 @@ def signed(result: Signed, policy: Policy | None, signers: frozenset[str]) -> Re
         "bundle": str(result.digest),
         "file": str(result.file),
         "serial": said.serial,
+        "models": {"made": list(models.made), "stood": list(models.stood), "note": models.note} if models else None,
         "signatures": list(result.signatures),
         "stream": said.stream,
     }
     return Report(data | ({"missing": missing} if policy else {}), "\n".join(lines))
 
 
-def policy(found: Policy, sha256: str, now: datetime) -> Report:
-    """Say in sentences what a policy accepts."""
-    state = "EXPIRED on" if found.expires_at <= now else "is valid until"
-    lines = [
-        f"This is version {found.version} of the policy for stream {found.stream}.",
-        f"Its sha256 is {sha256}; tell it to the site by another way.",
-        f"It {state} {found.expires}.",
-        f"A bundle is accepted when {_who(found.roles.bundle)} signed it and its serial is {found.min_serial} or higher.",
-        f"The next policy is to be signed by {_who(found.roles.policy)}; no command checks that yet.",
-    ]
-    for name, signer in sorted(found.signers.items()):
-        revoked = " REVOKED" if name in found.revoked.signers else ""
-        lines.append(f"  {name}: {signer.alg}, key id {signer.key_id}{revoked}")
-    lines += [f"Bundle sha256:{root} is refused." for root in found.revoked.roots]
-    lines += [f"Any bundle with blob sha256:{blob} is refused." for blob in found.revoked.blobs]
-    lines += _upstream(found)
-    fate = {"warn": "let through with a warning", "refuse": "refused"}
-    lines += [f"A grave finding behind gate {name} is {fate[what]}." for name, what in sorted(found.gates.items())]
-    return Report({"sha256": sha256, "policy": found.model_dump(mode="json"), "expired": found.expires_at <= now}, "\n".join(lines))
-
-
 def differences(changes: Iterable[Difference]) -> list[dict[str, str]]:
     """Return differences as data."""
     return [{"change": d.change, "component": d.component, "new": d.new, "old": d.old, "what": d.what} for d in changes]
-
-
-def _upstream(found: Policy) -> list[str]:
-    """Say whose signatures on images count, rule by rule in the order in which they are tried."""
-    section = found.upstream
-    if not section.images and not section.identities:
-        return ["Nobody is named who signs images: no upstream signature of an image is judged."]
-    lines = ["Images are judged by the first of these rules that matches; one that none matches is not assessed:"]
-    if not section.images:
-        lines = ["No rule says which images these sign, so no upstream signature of an image is judged; `policy upstream-image` adds one:"]
-    for rule in section.images:
-        asked = [f"a signature by {' or '.join(rule.signed_by)}"] if rule.signed_by else []
-        asked += [f"an attestation {wanted.predicate} by {' or '.join(wanted.by)}" for wanted in rule.attestations]
-        lines.append(f"  {rule.match}: {' and '.join(asked)}")
-    lines += [f"  {name} is {identity.words}" for name, identity in sorted(section.identities.items())]
-    digests = {name: hashlib.sha256(canonical.compact(root)).hexdigest() for name, root in sorted(section.trusted_roots.items())}
-    return lines + [f"  trusted root {name}: sha256 {sha256} of its compact JSON" for name, sha256 in digests.items()]
-
-
-def _who(role: Role) -> str:
-    names = ", ".join(role.signers)
-    who = names if len(role.signers) == role.threshold == 1 else f"{role.threshold} of {names}"
-    return who + "".join(f", among them {' or '.join(group)}," for group in role.require_any_of)
 
 
 def _components(lock: Lock) -> str:

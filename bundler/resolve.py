@@ -68,6 +68,8 @@ def resolve(intent: Intent, document: Document, previous: Lock | None, around: S
         target=intent.target,
         checks=intent.checks.model_dump(exclude_defaults=True),
         deploy=intent.deploy,
+        builder=intent.builder,
+        profile=intent.profile,
         intentSha256=intent.sha256,
         components=tuple(sorted(locked, key=lambda component: component.name)),
     )

@@ -1,31 +1,36 @@
 """Sign a bundle: the first signer writes the statement, every further one signs the same bytes.
 
-A signer signs two hashes; before doing so this checks that they describe what lies there: the index parses, every
-blob it reaches is present with the right size, ``SHA256SUMS`` lists exactly that and nothing else is in the folder.
+A signer signs the hashes of two files, of three where there is a ``SHA512SUMS``; before doing so this checks that they
+describe what lies there: the index parses, every blob it reaches is present with the right size, ``SHA256SUMS`` and
+``SHA512SUMS`` list exactly that and nothing else is in the folder.
 The bytes of the blobs are not read again here (``airgap-audit verify`` does that); a wrong one can never be accepted.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from airgap_images.bundle import STREAM, closure, parse_index, strays, sums
+from airgap_images import sha512
+from airgap_images.bundle import STREAM, closure, listed512, parse_index, strays, sums
 from airgap_images.layout import Layout, read_regular, require_layout, write_atomic
 from airgap_images.oci import Digest, Index
-from audit.verify.trust import verifies
-from audit.verify.walk import MAX_INDEX, MAX_SUMS, read_signatures
-from bundler.keys import Signer
+from audit.signers import Signer
+from audit.verify.recognise import recognise
+from audit.verify.walk import MAX_INDEX, MAX_SUMS, signature_files
 from manifests import statement
 from manifests.errors import IntegrityError, TrustError, UsageError
 from manifests.paths import NAME, printable
 from manifests.policy import Policy
-from manifests.publickey import algorithm_of
-from manifests.statement import SUFFIX, Envelope, Predicate, Statement
+from manifests.statement import MODEL_SUFFIX, SHA512SUMS, SUFFIX, DigestMap, Envelope, Predicate, Statement
 
-_TORN = re.compile(rf"\..+{re.escape(SUFFIX)}\.[0-9a-f]{{16}}")  # what write_atomic leaves when it is killed
+BUILD_AGAIN = "build the bundle again"
+NOT_CNSA = "write `profile: cnsa` into bundle.yaml; lock and build again, then sign"
+
+_TORN = re.compile(rf"\..+(?:{re.escape(SUFFIX)}|{re.escape(MODEL_SUFFIX)})\.[0-9a-f]{{16}}")  # what write_atomic leaves when it is killed
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +55,45 @@ class Signed:
     digest: Digest
     signatures: tuple[str, ...]
 
+    @property
+    def name(self) -> str:
+        """Return the name under which the signer has signed."""
+        return self.file.name.removesuffix(SUFFIX)
 
-def sign(folder: Path, signer: Signer, terms: Terms) -> Signed:
-    """Add ``signer``'s signature to the bundle in ``folder``; raises UsageError, IntegrityError or TrustError."""
+
+def sign(folder: Path, signer: Signer, terms: Terms, policy: Policy | None = None) -> Signed:
+    """Add ``signer``'s signature to the bundle in ``folder``; raises UsageError, IntegrityError or TrustError.
+
+    With ``policy`` a bundle that lacks what its profile requires is refused before anything is signed.
+    """
     layout = require_layout(folder)
     _remove_torn(folder / "signatures")
-    raw, listed = read_regular(folder / "index.json", "index.json", MAX_INDEX), read_regular(folder / "SHA256SUMS", "SHA256SUMS", MAX_SUMS)
+    roots = _roots(folder)
+    if policy and policy.profile == "cnsa" and SHA512SUMS not in roots:
+        raise UsageError(f"{folder}: has no {SHA512SUMS}, which the policy's profile cnsa requires", hint=NOT_CNSA)
+    raw = roots["index.json"]
     index = parse_index(raw)
-    _check_whole(layout, index, raw, listed)
-    subjects = {"index.json": Digest.of(raw).hex, "SHA256SUMS": Digest.of(listed).hex}
+    _check_whole(layout, index, roots)
+    subjects = {name: _digests(data, twice=SHA512SUMS in roots) for name, data in roots.items()}
     present = _present(folder)
     payload = _common_payload(present) or _first_payload(index, subjects, terms)
     predicate = _check_same(payload, subjects, terms)
     for name, envelope in present:
-        if envelope.hint == statement.hint(signer.key_id):
+        if signer.made(envelope):
             return Signed(folder / name, added=False, predicate=predicate, digest=Digest.of(raw), signatures=tuple(n for n, _ in present))
     path = _write(folder, signer, payload)
     names = (*(name for name, _ in present), f"signatures/{path.name}")
     return Signed(path, added=True, predicate=predicate, digest=Digest.of(raw), signatures=tuple(sorted(names)))
+
+
+def _roots(folder: Path) -> dict[str, bytes]:
+    """Return the files to sign by name: the index, and the sums that are there."""
+    limits = {"index.json": MAX_INDEX, "SHA256SUMS": MAX_SUMS} | ({SHA512SUMS: MAX_SUMS} if os.path.lexists(folder / SHA512SUMS) else {})
+    return {name: read_regular(folder / name, name, limit) for name, limit in limits.items()}
+
+
+def _digests(data: bytes, *, twice: bool) -> dict[str, str]:
+    return {"sha256": Digest.of(data).hex} | ({"sha512": sha512.of(data)} if twice else {})
 
 
 def stream(folder: Path) -> str:
@@ -77,25 +103,22 @@ def stream(folder: Path) -> str:
     return dict(index.annotations).get(STREAM, "")
 
 
-def signers(folder: Path, policy: Policy) -> frozenset[str]:
+def signers(folder: Path, policy: Policy, now: datetime) -> frozenset[str]:
     """Return which signers of ``policy`` have a valid signature beside the bundle in ``folder``."""
-    made = [envelope for _, envelope in _present(folder)]
-    known = policy.signers.items()
-    return frozenset(name for name, who in known if any(verifies(who.public_key, who.alg, e.signature, e.message) for e in made))
+    files = signature_files(folder / "signatures", "signatures", beside=MODEL_SUFFIX)
+    return frozenset(signature.signer for _, signature in recognise(policy, files, now).signatures)
 
 
 def _remove_torn(signatures: Path) -> None:
     """Remove what an interrupted signing left: a file that never got its name."""
-    for path in signatures.glob(f".*{SUFFIX}.*"):
+    for path in signatures.glob(".*"):
         if _TORN.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
 def _present(folder: Path) -> tuple[tuple[str, Envelope], ...]:
-    signatures = folder / "signatures"
-    if not signatures.exists() or (signatures.is_dir() and not any(signatures.iterdir())):  # empty: an interrupted first signing
-        return ()
-    return tuple((name, Envelope.parse(raw, name)) for name, raw in read_signatures(folder))
+    found = signature_files(folder / "signatures", "signatures", beside=MODEL_SUFFIX)
+    return tuple((name, Envelope.parse(raw, name)) for name, raw in found)
 
 
 def _common_payload(present: tuple[tuple[str, Envelope], ...]) -> bytes | None:
@@ -105,7 +128,7 @@ def _common_payload(present: tuple[tuple[str, Envelope], ...]) -> bytes | None:
     return next(iter(payloads), None)
 
 
-def _first_payload(index: Index, subjects: dict[str, str], terms: Terms) -> bytes:
+def _first_payload(index: Index, subjects: DigestMap, terms: Terms) -> bytes:
     stream = dict(index.annotations).get(STREAM, "")
     if not NAME.fullmatch(stream):
         raise IntegrityError(f"index.json: stream {printable(stream)!r} is not a name", hint="build the bundle again")
@@ -123,20 +146,25 @@ def _first_payload(index: Index, subjects: dict[str, str], terms: Terms) -> byte
     )
 
 
-def _check_same(payload: bytes, subjects: dict[str, str], terms: Terms) -> Predicate:
+def _check_same(payload: bytes, subjects: DigestMap, terms: Terms) -> Predicate:
     found = Statement.parse(payload, "signed statement")
     predicate = found.bundle("signed statement")
-    if {subject.name: subject.digest.sha256 for subject in found.subject} != subjects:
+    if {subject.name: subject.digest.digests for subject in found.subject} != subjects:
         raise TrustError("the bundle changed after it was signed", hint="remove `signatures/` and have everyone sign anew")
     if terms.serial not in {None, predicate.serial}:
         raise UsageError(f"the bundle is signed with serial {predicate.serial}, not {terms.serial}", hint="leave --serial out")
     return predicate
 
 
-def _check_whole(layout: Layout, index: Index, raw: bytes, listed: bytes) -> None:
+def _check_whole(layout: Layout, index: Index, roots: dict[str, bytes]) -> None:
     blobs = closure(layout, index)
-    if sums(raw, blobs) != listed:
-        raise IntegrityError("SHA256SUMS: does not list exactly this bundle", hint="build the bundle again")
+    if sums(roots["index.json"], blobs) != roots["SHA256SUMS"]:
+        raise IntegrityError("SHA256SUMS: does not list exactly this bundle", hint=BUILD_AGAIN)
+    if SHA512SUMS in roots:
+        try:
+            listed512(roots[SHA512SUMS], roots["index.json"], blobs)
+        except IntegrityError as error:
+            raise IntegrityError(error.message, hint=BUILD_AGAIN) from None
     absent = [digest for digest, size in blobs.items() if not layout.has(digest, size)]
     if absent:
         raise IntegrityError(f"blobs/sha256/{absent[0].hex}: missing or of another size", hint="run the build again; it resumes")
@@ -149,10 +177,7 @@ def _write(folder: Path, signer: Signer, payload: bytes) -> Path:
     path = folder / "signatures" / f"{signer.name}{SUFFIX}"
     if path.exists():
         raise UsageError(f"{path}: another key has signed under this name", hint="give yours another name with --name")
-    signature = signer.sign(statement.pae(payload))
-    # A token or service may answer with anything: what does not verify must never be written.
-    if not verifies(signer.public_key, algorithm_of(signer.public_key), signature, statement.pae(payload)):
-        raise TrustError(f"{signer.name}: the key returned a signature that does not verify", hint="check the key, then sign again")
+    envelope = signer.envelope(payload)
     path.parent.mkdir(exist_ok=True)
-    write_atomic(path, Envelope(statement.hint(signer.key_id), payload, signature).to_bytes())
+    write_atomic(path, envelope.to_bytes())
     return path

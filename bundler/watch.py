@@ -9,7 +9,7 @@ class Watch(Protocol):
     """Is told how a fetch goes, from several threads at once; labels are distinct."""
 
     def begin(self, total: int, files: int) -> None:
-        """Take note of the bytes and files that are not here yet."""
+        """Take note of the bytes and files that are not here yet; again, with no files, of bytes that are here and are to be read."""
 
     def started(self, label: str, size: int, have: int) -> None:
         """Take note that a file of ``size`` bytes (0 when unknown) is begun, of which ``have`` are on disk."""

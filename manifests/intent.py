@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from manifests import canonical, yamlfile
-from manifests.lock import Frozen, Kind, Name, Target
+from manifests.lock import Frozen, Kind, Name, Profile, Target, Uri
 
 
 class Serving(Frozen):
@@ -50,6 +50,8 @@ class Intent(Frozen):
     apiVersion: Literal["airgap/v1"]  # noqa: N815 - YAML field
     name: Name
     stream: Name = Field(description="serials count up within a stream")
+    builder: Uri | None = Field(default=None, description="the build platform that runs `build`, as provenance names it")
+    profile: Profile = Field(default="default", description="`cnsa` adds SHA512SUMS, which policies of that profile require")
     target: Target = Field(default_factory=Target)
     serving: Serving = Field(default_factory=Serving)
     components: tuple[Component, ...] = Field(min_length=1, max_length=4096, strict=False)

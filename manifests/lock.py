@@ -28,6 +28,8 @@ INDEX_FILE = "index.json"  # the one inline file an image may have: an index of 
 Kind = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Uri = Annotated[str, Field(max_length=500, pattern=r"^[a-z][a-z0-9+.-]*:[!-~]+$")]
+Profile = Literal["default", "cnsa"]  # cnsa: signed with P-384 and ML-DSA-87 both, and a SHA-512 sum of every byte
 
 
 @contextlib.contextmanager
@@ -140,6 +142,8 @@ class Lock(Frozen):
     checks: dict[str, str | int] = Field(default_factory=dict)
     deploy: dict[str, Any] = Field(default_factory=dict)
     intentSha256: Sha256  # noqa: N815
+    builder: Uri | None = None
+    profile: Profile = "default"
     components: tuple[LockedComponent, ...] = Field(strict=False)
 
     @model_validator(mode="after")

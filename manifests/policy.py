@@ -6,55 +6,25 @@ algorithm are read here and nowhere else, so that no bundle can choose how it is
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from manifests import canonical
-from manifests.errors import InvalidFileError
-from manifests.lock import Frozen, Name, Sha256, parse_model, read_bounded
-from manifests.publickey import Algorithm, PublicKey, algorithm_of, canonical_pem, key_id, load_public_key
+from manifests.errors import by_rule
+from manifests.identities import Exact, Signer, SigstoreSigner, Time, TimestampAuthority, TrustedRoot
+from manifests.lock import Frozen, Name, Profile, Sha256, parse_model, read_bounded
+from manifests.publickey import Algorithm, algorithm_of, canonical_pem, load_public_key
 from manifests.upstream import Upstream
 
 MAX_POLICY = 1 << 20  # bytes
 MAX_SIGNERS = 256
 
 Gate = Annotated[str, Field(pattern="^(pickle|remote_code|upstream)$")]  # the fields of `checks` in bundle.yaml that have a check
-
-
-def _time(text: str) -> str:
-    canonical.moment(text)
-    return text
-
-
-Time = Annotated[str, AfterValidator(_time)]
-
-
-class KeySigner(Frozen):
-    """A person or machine known by one public key; ``key`` is PEM SubjectPublicKeyInfo (RFC 5280, RFC 7468)."""
-
-    type: Literal["key"]
-    alg: Algorithm
-    key: str = Field(max_length=4096)
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        found = algorithm_of(load_public_key(self.key))
-        if found != self.alg:
-            raise ValueError(f"alg is {self.alg} but the key is for {found}")
-        return self
-
-    @property
-    def public_key(self) -> PublicKey:
-        """Return the key, ready to verify with."""
-        return load_public_key(self.key)
-
-    @property
-    def key_id(self) -> str:
-        """Return the sha256 (hex) of the DER SubjectPublicKeyInfo: one key has one id, however it was written."""
-        return key_id(self.public_key)
+CNSA: tuple[Algorithm, ...] = ("ecdsa-p384-sha384", "ml-dsa-87")  # CNSA 1.0 and 2.0 for signatures; both are required
 
 
 class Role(Frozen):
@@ -101,37 +71,85 @@ class Revoked(Frozen):
     blobs: tuple[Sha256, ...] = Field(default=(), strict=False)
 
 
+class Builder(Frozen):
+    """A build platform whose provenance this site believes up to ``level`` of SLSA's build track, if one of ``signed_by`` signed."""
+
+    id: Exact
+    level: int = Field(ge=1, le=3)
+    signed_by: tuple[Name, ...] = Field(min_length=1, max_length=MAX_SIGNERS, strict=False)
+
+
 class Policy(Frozen):
-    """The whole file."""
+    """The whole file. ``previous`` is the sha256 of the version before this one; version 1 has none."""
 
     policyVersion: Literal[1] = 1  # noqa: N815 - the version of this format
     version: int = Field(ge=1, le=1 << 31, description="counts up with every change")
     expires: Time
     stream: Name
+    profile: Profile = "default"
+    previous: Sha256 | None = None
     min_serial: int = Field(default=0, ge=0, description="bundles below this serial are refused")
-    signers: dict[Name, KeySigner] = Field(min_length=1, max_length=MAX_SIGNERS)
+    signers: dict[Name, Signer] = Field(min_length=1, max_length=MAX_SIGNERS)
     roles: Roles
     revoked: Revoked = Field(default_factory=Revoked)
     gates: dict[Gate, Literal["refuse", "warn"]] = Field(default_factory=dict, description="what a grave finding does, by gate")
-    upstream: Upstream = Field(default_factory=Upstream, description="whom to believe about images other people made")
+    trusted_roots: dict[Name, TrustedRoot] = Field(default_factory=dict, max_length=MAX_SIGNERS, description="Sigstore instances, by name")
+    timestamp_authorities: dict[Name, TimestampAuthority] = Field(default_factory=dict, max_length=MAX_SIGNERS)
+    slsa: tuple[Builder, ...] = Field(default=(), max_length=MAX_SIGNERS, strict=False)
+    upstream: Upstream = Field(default_factory=Upstream, description="whom to believe about what other people made")
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         owners: dict[str, str] = {}
         for name, signer in self.signers.items():
-            other = owners.setdefault(signer.key_id, name)
+            other = owners.setdefault(signer.fingerprint, name)
             if other != name:
-                raise ValueError(f"signers {other!r} and {name!r} have the same key; one key is one signer")
-        for role in (self.roles.bundle, self.roles.policy):
-            unknown = sorted(set(role.signers) - set(self.signers))
+                raise ValueError(f"signers {other!r} and {name!r} have the same key or name; one of them is one signer")
+        for names in (self.roles.bundle.signers, self.roles.policy.signers, *(builder.signed_by for builder in self.slsa)):
+            unknown = sorted(set(names) - set(self.signers))
             if unknown:
                 raise ValueError(f"a role names {unknown[0]!r}, who is not among the signers")
+        if (self.previous is None) != (self.version == 1):
+            raise ValueError("version 1 has no `previous`, and every later version has the sha256 of the one before")
         return self
+
+    @model_validator(mode="after")
+    def _roots(self) -> Self:
+        own = {name: signer.trusted_root for name, signer in self.signers.items() if isinstance(signer, SigstoreSigner)}
+        for name, root in [*own.items(), *self.upstream.roots_named.items()]:
+            if root not in self.trusted_roots:
+                raise ValueError(f"{name!r} names the trusted root {root!r}, which is not there")
+        return self
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        for what, role in (("bundle", self.roles.bundle), ("policy", self.roles.policy)):
+            missing = self.missing(role, set(role.signers) - set(self.revoked.signers))
+            if missing:
+                raise ValueError(f"role {what} can never be met: {missing}")
+        if self.profile == "cnsa":
+            for name, signer in self.signers.items():
+                if signer.alg not in CNSA:
+                    raise ValueError(f"signer {name!r} uses {signer.alg}; profile cnsa takes {' and '.join(CNSA)} only")
+        return self
+
+    def missing(self, role: Role, names: Iterable[str]) -> str | None:
+        """Say what is missing for ``names`` to act in ``role`` under this policy's profile, or None."""
+        counted = frozenset(names) & set(role.signers) - set(self.revoked.signers)
+        if missing := role.missing(counted):
+            return missing
+        if self.profile == "cnsa":
+            lacking = [alg for alg in CNSA if alg not in {self.signers[name].alg for name in counted}]
+            if lacking:
+                return f"no signer with {lacking[0]}, which profile cnsa requires beside {CNSA[1 - CNSA.index(lacking[0])]}"
+        return None
 
     @classmethod
     def parse(cls, raw: bytes, what: str = "policy.json") -> Self:
         """Parse hostile bytes; raises InvalidFileError."""
-        return parse_model(cls, canonical.parse(raw, what, limit=MAX_POLICY), what, "correct the policy, then `airgap-bundle policy show`")
+        with by_rule("1.policy"):
+            value = canonical.parse(raw, what, limit=MAX_POLICY)
+            return parse_model(cls, value, what, "correct the policy, then `airgap-bundle policy show`")
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -139,40 +157,31 @@ class Policy(Frozen):
         return cls.parse(read_bounded(path, MAX_POLICY), str(path))
 
     def to_bytes(self) -> bytes:
-        """Return the one encoding of this policy; a policy that says nothing of upstream has no such section."""
-        silent = self.upstream == Upstream()
-        return canonical.readable(self.model_dump(mode="json", exclude={"upstream"} if silent else None))
+        """Return the one encoding of this policy; a section that says nothing is left out."""
+        value = self.model_dump(mode="json", exclude_none=True)
+        return canonical.readable({key: part for key, part in value.items() if key not in _SILENT or part != _SILENT[key]})
 
     @property
     def expires_at(self) -> datetime:
         """Return when this policy stops to be accepted."""
         return canonical.moment(self.expires)
 
-    def with_signer(self, name: str, pem: str, *, threshold: int | None = None) -> Policy:
-        """Return the next version of this policy, with one more signer in both roles and, if given, a new threshold."""
-        if name in self.signers:
-            raise InvalidFileError(f"signer {name!r} is in the policy already", hint="choose another name; a new key is a new signer")
-        value = self.model_dump(mode="json")
-        value["version"] += 1
-        value["signers"][name] = signer_entry(pem)
-        for role in value["roles"].values():
-            role["signers"].append(name)
-            role["threshold"] = threshold or role["threshold"]
-        return _checked(value)
-
-    def with_upstream(self, section: Upstream) -> Policy:
-        """Return the next version of this policy, with another upstream section."""
-        return _checked(self.model_dump(mode="json") | {"version": self.version + 1, "upstream": section.model_dump(mode="json")})
+    def changed(self, **fields: Any) -> Policy:
+        """Return this policy with some fields replaced, given as JSON values; raises InvalidFileError if that makes no policy."""
+        return _checked(self.model_dump(mode="json", exclude_none=True) | fields)
 
 
-def first_policy(stream: str, signers: dict[str, str], *, threshold: int, expires: datetime) -> Policy:
-    """Return version 1 of a policy; ``signers`` maps names to PEM public keys, all of them in both roles."""
+def first_policy(
+    stream: str, signers: dict[str, dict[str, Any]], *, threshold: int, expires: datetime, profile: Profile = "default"
+) -> Policy:
+    """Return version 1 of a policy; ``signers`` maps names to their entries, all of them in both roles."""
     role = {"threshold": threshold, "signers": sorted(signers)}
     value = {
         "version": 1,
         "expires": canonical.stamp(expires),
         "stream": stream,
-        "signers": {name: signer_entry(pem) for name, pem in signers.items()},
+        "profile": profile,
+        "signers": signers,
         "roles": {"bundle": role, "policy": role},
     }
     return _checked(value)
@@ -186,3 +195,9 @@ def signer_entry(pem: str) -> dict[str, str]:
 
 def _checked(value: Any) -> Policy:
     return parse_model(Policy, value, "policy", "correct the names, keys or threshold")
+
+
+_SILENT: dict[str, Any] = {
+    "profile": "default", "previous": None, "trusted_roots": {}, "timestamp_authorities": {}, "slsa": [],
+    "upstream": Upstream().model_dump(mode="json"),
+}  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import Field, model_validator
 
 from manifests import yamlfile
-from manifests.lock import Frozen
+from manifests.lock import Frozen, Uri
 
 _SEGMENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"  # of a repository's name (distribution-spec)
 F = TypeVar("F", bound=Frozen)
@@ -45,6 +45,13 @@ class SiteRegistry(Frozen):
     trees: bool = Field(default=False, description="push packages, models and files too, as OCI artifacts")
 
 
+class SiteVerifier(Frozen):
+    """Who this site is when it states what it verified, in signed statements."""
+
+    id: Uri = Field(description="the URI this site's verifier is known by")
+    key: str = Field(min_length=6, max_length=4096, description="the key it signs with: file:PATH, pkcs11:..., x509:CHAIN.pem?key=URI")
+
+
 class Site(Frozen):
     """The whole file; ``Site()`` is the site nobody wrote anything about."""
 
@@ -57,6 +64,7 @@ class Site(Frozen):
     containerd: ContainerdPlace | None = Field(default=None, description="which containerd, and which namespace of it")
     registry: SiteRegistry | None = Field(default=None, description="a registry that gets the images")
     layout: LocalPath | None = Field(default=None, description="a folder that gets images and files as an OCI image layout")
+    verifier: SiteVerifier | None = Field(default=None, description="signs what `evidence` states")
     copy_files: bool = Field(
         default=False, alias="copy", description="give every installed file bytes of its own instead of sharing the store's"
     )

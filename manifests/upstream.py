@@ -1,8 +1,9 @@
-"""The policy's ``upstream`` section: whom this site believes about container images other people made.
+"""The policy's ``upstream`` section: whom this site believes about images, models and wheels other people made.
 
-Rules: an image is judged by the first rule whose pattern matches ``registry/repository``; a rule names identities, and an identity
-says by itself how it is checked (key with algorithm, or certificate identity with issuer and trusted root). Nothing of that is
-ever taken from a signature.
+Rules: a thing is judged by the first rule whose pattern matches its name (``registry/repository`` of an image, ``host/org/name`` or
+the component's name of a model, the normalised project name of a wheel); a rule names identities, and an identity says by itself how
+it is checked (key with algorithm, certificate with roots, or Sigstore identity with issuer and trusted root). Nothing of that is ever
+taken from a signature.
 """
 
 from __future__ import annotations
@@ -10,34 +11,18 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from manifests.errors import InvalidFileError
+from manifests.identities import CertificateSigner, Exact, SigstoreSigner
 from manifests.lock import Frozen, Name, parse_model
 from manifests.publickey import UpstreamAlgorithm, UpstreamPublicKey, canonical_pem, key_id, load_upstream_key, upstream_algorithms
 
-MAX_NAMED = 256  # identities, roots or rules in one policy
-TRUSTED_ROOT = "application/vnd.dev.sigstore.trustedroot"  # its media type's start; the version follows
+MAX_NAMED = 256  # identities or rules in one policy
 CORRECT = "correct the names, keys or patterns"
 
 _PATTERN = r"^(?:\[[0-9a-f:*]+\])?[a-z0-9._:/*-]+$"  # brackets stand around an IPv6 address only
 Pattern = Annotated[str, Field(max_length=255, pattern=_PATTERN, description="glob over registry/repository")]
-
-
-def _exact(text: str) -> str:
-    if "*" in text or not text.isprintable() or text != text.strip():
-        raise ValueError("must be written out exactly, without patterns and blanks around it")
-    return text
-
-
-def _root(value: dict[str, Any]) -> dict[str, Any]:
-    if not str(value.get("mediaType", "")).startswith(TRUSTED_ROOT):
-        raise ValueError(f"not a Sigstore trusted root (mediaType {TRUSTED_ROOT}...)")
-    return value
-
-
-Exact = Annotated[str, Field(min_length=1, max_length=2048), AfterValidator(_exact)]
-TrustedRoot = Annotated[dict[str, Any], AfterValidator(_root)]
 
 
 class UpstreamKey(Frozen):
@@ -65,21 +50,7 @@ class UpstreamKey(Frozen):
         return f"{self.alg}, key id {key_id(self.public_key)}"
 
 
-class SigstoreIdentity(Frozen):
-    """An upstream signer known by what a Sigstore certificate says: this exact identity, stated by this exact issuer."""
-
-    type: Literal["sigstore"]
-    identity: Exact
-    issuer: Exact
-    trusted_root: Name
-
-    @property
-    def words(self) -> str:
-        """Say who this is, for people."""
-        return f"{self.identity} as stated by {self.issuer}, certificates and logs of {self.trusted_root}"
-
-
-Identity = Annotated[UpstreamKey | SigstoreIdentity, Field(discriminator="type")]
+Identity = Annotated[UpstreamKey | CertificateSigner | SigstoreSigner, Field(discriminator="type")]
 By = Annotated[tuple[Name, ...], Field(min_length=1, max_length=MAX_NAMED, strict=False)]
 
 
@@ -112,44 +83,78 @@ class ImageRule(Frozen):
         return (*self.signed_by, *(name for wanted in self.attestations for name in wanted.by))
 
 
+class SignedRule(Frozen):
+    """What models, or wheels, of a name need: a signature or attestation by one of ``signed_by``."""
+
+    match: Pattern
+    signed_by: By
+
+
+Rules = Annotated[tuple[SignedRule, ...], Field(max_length=MAX_NAMED, strict=False)]
+
+
 class Upstream(Frozen):
     """The whole section."""
 
-    trusted_roots: dict[Name, TrustedRoot] = Field(default_factory=dict, max_length=MAX_NAMED)
     identities: dict[Name, Identity] = Field(default_factory=dict, max_length=MAX_NAMED)
     images: tuple[ImageRule, ...] = Field(default=(), max_length=MAX_NAMED, strict=False)
+    models: Rules = ()
+    wheels: Rules = ()
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        for name, identity in self.identities.items():
-            if isinstance(identity, SigstoreIdentity) and identity.trusted_root not in self.trusted_roots:
-                raise ValueError(f"identity {name!r} names the trusted root {identity.trusted_root!r}, which is not there")
-        for rule in self.images:
-            unknown = sorted(set(rule.names) - set(self.identities))
+        named = [*((rule.match, rule.names) for rule in self.images)]
+        named += [(rule.match, rule.signed_by) for rule in (*self.models, *self.wheels)]
+        for match, names in named:
+            unknown = sorted(set(names) - set(self.identities))
             if unknown:
-                raise ValueError(f"the rule for {rule.match} names {unknown[0]!r}, who is not among the identities")
-        patterns = [rule.match for rule in self.images]
-        if len(set(patterns)) != len(patterns):
-            raise ValueError("a pattern stands twice; the first rule that matches decides, so the second never would")
+                raise ValueError(f"the rule for {match} names {unknown[0]!r}, who is not among the identities")
+        for rule in self.wheels:
+            other = next((name for name in rule.signed_by if not isinstance(self.identities[name], SigstoreSigner)), None)
+            if other:
+                raise ValueError(f"the rule for wheels {rule.match} names {other!r}; attestations of wheels (PEP 740) are keyless only")
+        for rules in (self.images, self.models, self.wheels):
+            patterns = [rule.match for rule in rules]
+            if len(set(patterns)) != len(patterns):
+                raise ValueError("a pattern stands twice; the first rule that matches decides, so the second never would")
         return self
+
+    @property
+    def roots_named(self) -> dict[str, str]:
+        """Return which trusted root each identity that needs one names."""
+        return {name: known.trusted_root for name, known in self.identities.items() if isinstance(known, SigstoreSigner)}
 
     def rule(self, name: str) -> ImageRule | None:
         """Return the first rule that matches ``registry/repository``, or None if the policy says nothing of it."""
         return next((rule for rule in self.images if matches(rule.match, name)), None)
 
-    def with_identity(self, name: str, entry: dict[str, str], roots: dict[str, Any] | None = None) -> Upstream:
-        """Return the section with one more identity, and the trusted roots it needs."""
+    def model_rule(self, name: str) -> SignedRule | None:
+        """Return the first rule that matches a model's name, or None."""
+        return next((rule for rule in self.models if matches(rule.match, name)), None)
+
+    def wheel_rule(self, project: str) -> SignedRule | None:
+        """Return the first rule that matches a normalised project name (PEP 503), or None."""
+        return next((rule for rule in self.wheels if matches(rule.match, project)), None)
+
+    def with_identity(self, name: str, entry: dict[str, Any]) -> Upstream:
+        """Return the section with one more identity."""
         if name in self.identities:
             raise InvalidFileError(f"identity {name!r} is in the policy already", hint="choose another name; a new key is a new identity")
         value = self.model_dump(mode="json")
         value["identities"][name] = entry
-        value["trusted_roots"] |= roots or {}
         return parse_model(Upstream, value, "policy", CORRECT)
 
     def with_image(self, rule: dict[str, Any], *, first: bool = False) -> Upstream:
         """Return the section with one more rule, after the others or before them."""
         value = self.model_dump(mode="json")
         value["images"].insert(0 if first else len(value["images"]), rule)
+        return parse_model(Upstream, value, "policy", CORRECT)
+
+
+    def with_rule(self, sort: Literal["models", "wheels"], rule: dict[str, Any], *, first: bool = False) -> Upstream:
+        """Return the section with one more rule about models or wheels, after the others or before them."""
+        value = self.model_dump(mode="json")
+        value[sort].insert(0 if first else len(value[sort]), rule)
         return parse_model(Upstream, value, "policy", CORRECT)
 
 

@@ -9,7 +9,7 @@ from airgap_images.oci import Digest
 from audit import checks, render
 from audit.checks import CheckResult, Finding, NotAssessed, Subject, gate, load, run_one
 from audit.checks.upstream import NO_POLICY
-from audit.verify.upstream import Seen, Verdict
+from audit.verify.verdict import Seen, Verdict
 from manifests.policy import Policy
 
 CHECK = load("upstream")

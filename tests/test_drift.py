@@ -299,7 +299,7 @@ class TestRecords:
         other.install(other.bundle(1))
         (desk.store / "state.json").write_bytes((other.store / "state.json").read_bytes())
         (finding,) = check(desk).findings
-        assert (finding.kind, finding.detail) == ("state", "remembers serial 1 of test-stream, generation 2 has 2")
+        assert (finding.kind, finding.detail) == ("state", "remembers serial 1, policy version 1, and serial 2, policy version 1 was accepted of stream test-stream")
 
     def test_no_state_is_not_checked_and_not_fine(self, desk):
         (desk.store / "state.json").unlink()

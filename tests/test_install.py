@@ -248,9 +248,11 @@ class TestAgain:
     def test_a_new_policy_or_another_signature_gets_a_receipt_of_its_own(self, desk):
         bundle = desk.bundle()
         desk.install(bundle)
-        newer = Policy.parse(desk.who.policy_raw).model_copy(update={"version": 2})
+        newer = desk.who.policy.changed(version=2, previous=Digest.of(desk.who.policy_raw).hex)
         other = Desk(desk.folder, bundles.Site(desk.who.folder, newer))
-        result = other.install(bundle)
+        with refused(RefusedError, "version 2 is not signed as version 1", "0 of 2 needed signers"):
+            other.install(bundle)
+        result = other.install(bundle, policy_files=bundles.policy_files(other.who))
         assert (result.changed, result.generation, result.receipt.policy_version) == (True, 2, 2)
         assert as_installed(desk)
         with refused(RefusedError, "version 1", "used version 2"):
@@ -314,7 +316,9 @@ class TestRefused:
         desk.install(desk.bundle(1))
         desk.install(desk.bundle(2), now=NOW + timedelta(days=80))
         late = desk.bundle(3)
-        desk.install(late, now=NOW)
+        with refused(RefusedError, "clock: this machine says 2026-11-24T12:00:00Z, this site has seen 2027-02-12T12:00:00Z"):
+            desk.install(late, now=NOW)
+        desk.install(late, now=NOW + timedelta(days=79))
         assert state.load(desk.store, bundles.STREAM).last_seen == NOW + timedelta(days=80)
 
     def test_an_older_serial_once_a_newer_was_installed_even_after_going_back_or_uninstalling(self, desk):
@@ -830,7 +834,8 @@ class TestUninstall:
         result = undo.uninstall(desk.store, now=NOW, targets=(desk.shelf,))
         assert (result.generations, result.images, result.left, result.images_left) == ((1, 2), ("tool", "tool"), (), ())
         assert sorted(look(desk.store, leave_out=())) == [
-            ".lock", ".state.lock", "journal.jsonl", "receipts", "receipts/1.json", "receipts/2.json", "state.json",
+            ".lock", ".state.lock", "journal.jsonl", "policies", f"policies/{Digest.of(desk.who.policy_raw).hex}.json",
+            "receipts", "receipts/1.json", "receipts/2.json", "state.json",
         ]  # fmt: skip
         assert desk.shelf.held() == []
         assert status(desk.store).current is None

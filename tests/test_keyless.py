@@ -33,7 +33,7 @@ from airgap_images.oci import Digest
 from audit.verify import keyless
 from audit.verify.claims import DSSE, SIMPLE
 from audit.verify.keyless import ABSENT, Answer, Question, judge
-from audit.verify.upstream import Verdict
+from audit.verify.verdict import Verdict
 
 WORKFLOW = "https://git.example.test/vllm/tool/.ci/release.yml@refs/heads/main"
 FORK = "https://git.example.test/fork/tool/.ci/release.yml@refs/heads/main"

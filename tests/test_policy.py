@@ -24,8 +24,8 @@ def pem(key) -> str:
 
 
 P256, P384, ED = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP384R1()), ed25519.Ed25519PrivateKey.generate()
-OTHER = ec.generate_private_key(ec.SECP256R1())
-WHOLE = first_policy("prod", {"alice": pem(P256), "bob": pem(P384), "carol": pem(ED)}, threshold=2, expires=EXPIRES)
+ENTRIES = {name: signer_entry(pem(key)) for name, key in (("alice", P256), ("bob", P384), ("carol", ED))}
+WHOLE = first_policy("prod", ENTRIES, threshold=2, expires=EXPIRES)
 
 
 def test_a_first_policy_and_its_one_encoding():
@@ -40,9 +40,8 @@ def test_a_first_policy_and_its_one_encoding():
 
 
 def test_the_order_in_which_signers_are_named_does_not_matter():
-    keys = {"alice": pem(P256), "bob": pem(P384)}
-    one = first_policy("s", keys, threshold=1, expires=EXPIRES)
-    assert first_policy("s", dict(reversed(keys.items())), threshold=1, expires=EXPIRES).to_bytes() == one.to_bytes()
+    one = first_policy("s", ENTRIES, threshold=1, expires=EXPIRES)
+    assert first_policy("s", dict(reversed(ENTRIES.items())), threshold=1, expires=EXPIRES).to_bytes() == one.to_bytes()
 
 
 def test_one_key_has_one_text_and_one_id_however_it_was_written():
@@ -64,7 +63,7 @@ OTHER_KEYS = {
 
 @pytest.mark.parametrize("name", OTHER_KEYS)
 def test_other_keys_are_refused_and_say_what_is_accepted(name):
-    with pytest.raises(ValueError, match="neither ECDSA nor Ed25519|use P-256, P-384 or Ed25519"):
+    with pytest.raises(ValueError, match="use P-256, P-384, Ed25519 or ML-DSA-87"):
         load_public_key(pem(OTHER_KEYS[name]))
 
 
@@ -102,11 +101,11 @@ FAULTS = {
     "unknown field": ({"roles__bundle__extra": 1}, "roles.bundle.extra"),
     "no signers": ({"signers": {}}, "signers"),
     "signer name": ({"signers": {"A": signer_entry(pem(P256))}}, "signers"),
-    "signer type": ({"signers__alice__type": "sigstore"}, "signers.alice.type"),
+    "signer type": ({"signers__alice__type": "pgp"}, "signers.alice: Input tag 'pgp'"),
     "algorithm of another curve": ({"signers__alice__alg": "ecdsa-p384-sha384"}, "the key is for ecdsa-p256-sha256"),
     "algorithm of another kind": ({"signers__alice__alg": "ed25519"}, "the key is for ecdsa-p256-sha256"),
-    "algorithm unknown": ({"signers__alice__alg": "none"}, "signers.alice.alg"),
-    "key of another kind": ({"signers__alice__key": pem(OTHER_KEYS["rsa"])}, "neither ECDSA nor Ed25519"),
+    "algorithm unknown": ({"signers__alice__alg": "none"}, "signers.alice.key.alg"),
+    "key of another kind": ({"signers__alice__key": pem(OTHER_KEYS["rsa"])}, "of a kind that is not accepted"),
     "no key": ({"signers__alice__key": "x"}, "not a PEM public key"),
     "one key under two names": ({"signers__bob": signer_entry(pem(P256))}, "'alice' and 'bob' have the same key"),
     "threshold zero": ({"roles__bundle__threshold": 0}, "roles.bundle.threshold"),
@@ -145,21 +144,6 @@ def test_loading_names_the_file(tmp_path):
     assert Policy.load(path) == WHOLE
 
 
-def test_adding_a_signer_makes_the_next_version():
-    more = WHOLE.with_signer("dave", pem(OTHER), threshold=3)
-    assert more.version == 2
-    assert more.roles.bundle.signers == more.roles.policy.signers == ("alice", "bob", "carol", "dave")
-    assert (more.roles.bundle.threshold, more.roles.policy.threshold) == (3, 3)
-    assert WHOLE.with_signer("dave", pem(OTHER)).roles.bundle.threshold == 2
-    assert WHOLE.version == 1
-    with pytest.raises(InvalidFileError, match="in the policy already"):
-        WHOLE.with_signer("alice", pem(OTHER))
-    with pytest.raises(InvalidFileError, match="have the same key"):
-        WHOLE.with_signer("dave", pem(P256))
-    with pytest.raises(InvalidFileError, match="can never be met"):
-        WHOLE.with_signer("dave", pem(OTHER), threshold=5)
-
-
 @given(st.sets(st.sampled_from("abcdx")), st.integers(1, 4), st.lists(st.sets(st.sampled_from("abcd"), min_size=1), max_size=2))
 def test_a_role_is_satisfied_by_enough_of_its_own_and_one_of_each_group(names, threshold, groups):
     role = Role(threshold=threshold, signers=tuple("abcd"), require_any_of=tuple(tuple(sorted(group)) for group in groups))
@@ -176,4 +160,4 @@ def test_what_is_missing_is_said():
 
 def test_expiry_of_a_first_policy_is_written_in_utc():
     when = EXPIRES.astimezone(tz=None) + timedelta(microseconds=5)
-    assert first_policy("s", {"a": pem(P256)}, threshold=1, expires=when).expires_at == EXPIRES
+    assert first_policy("s", {"a": signer_entry(pem(P256))}, threshold=1, expires=when).expires_at == EXPIRES

@@ -201,7 +201,7 @@ def test_the_verdict_comes_first_then_what_was_not_checked_then_who_signed(page)
         "What was not checked",
         "What was checked",
         "Who signed",
-        "Who signed the images upstream",
+        "Who signed what is carried",
         "Components",
         "Checks",
         "What is installed",
@@ -268,7 +268,7 @@ def test_a_finding_does_not_hide_what_was_not_assessed(bundle):
 def test_the_summary_says_the_worst_of_the_images_upstream_signatures(bundle, kept, line):
     verdicts = tuple(verdict for verdict in evidence.verdicts() if verdict.result in kept)
     text = Page(html(evidence.assessed(bundle, upstream=verdicts))).text
-    assert line in text if line else "Upstream signatures ✓" not in text and "Who signed the images upstream" not in text
+    assert line in text if line else "Upstream signatures ✓" not in text and "Who signed what is carried" not in text
     assert all(f"{verdict.name} " in text and verdict.result in text for verdict in verdicts)
 
 

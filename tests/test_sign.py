@@ -10,7 +10,9 @@ import pytest
 from parts import bundles
 from parts.bundles import NOW, terms
 
-from bundler import keys, sign
+from audit import signers
+from audit.signers import file as key_files
+from bundler import sign
 from manifests.errors import IntegrityError, InvalidFileError, TrustError, UsageError
 from manifests.statement import Envelope, Statement
 
@@ -67,9 +69,9 @@ def test_the_first_needs_a_serial_and_the_next_must_not_say_another(who, folder)
 
 def test_two_keys_of_one_name_do_not_overwrite_each_other(who, folder, tmp_path):
     sign.sign(folder, who.key("alice"), terms(1))
-    keys.make("alice", tmp_path / "other", passphrase=None)
+    key_files.make("alice", tmp_path / "other", passphrase=None)
     with pytest.raises(UsageError, match="another key has signed under this name"):
-        sign.sign(folder, keys.signer(f"file:{tmp_path / 'other' / 'alice.key'}", lambda _: ""), terms(None))
+        sign.sign(folder, signers.signer(f"file:{tmp_path / 'other' / 'alice.key'}", lambda _: ""), terms(None))
 
 
 def blob(folder):
@@ -141,15 +143,9 @@ def test_a_malformed_signature_is_named(who, folder, content):
 
 
 def test_what_a_token_returns_is_checked_before_it_is_written(who, folder):
-    class Broken:
-        def __init__(self, signer):
-            self.name, self.key_id, self.public_key = signer.name, signer.key_id, signer.public_key
-
-        def sign(self, message):
-            return b"not a signature"
-
+    broken = replace(who.key("alice"), sign=lambda _: b"not a signature")
     with pytest.raises(TrustError, match="does not verify"):
-        sign.sign(folder, Broken(who.key("alice")), terms(1))
+        sign.sign(folder, broken, terms(1))
     assert not (folder / "signatures").exists()
 
 
@@ -162,7 +158,7 @@ def test_signing_goes_on_after_an_interruption(who, folder):
 
 
 def test_who_signed_is_told_by_the_keys_of_the_policy(who, folder):
-    assert sign.signers(folder, who.policy) == frozenset()
+    assert sign.signers(folder, who.policy, NOW) == frozenset()
     sign.sign(folder, who.key("alice"), terms(1))
     sign.sign(folder, who.key("carol"), terms(None))
-    assert sign.signers(folder, who.policy) == {"alice"}
+    assert sign.signers(folder, who.policy, NOW) == {"alice"}

@@ -84,7 +84,7 @@ def test_what_is_not_a_site_is_refused_with_line_field_and_what_was_got(tmp_path
 def test_the_hint_names_the_fields_as_they_are_written(tmp_path):
     with pytest.raises(InvalidFileError) as caught:
         site.load(written(tmp_path, "stroe: /s\n"))
-    assert caught.value.hint == "fields here: store, engine, docker_socket, podman, containerd, registry, layout, copy"
+    assert caught.value.hint == "fields here: store, engine, docker_socket, podman, containerd, registry, layout, verifier, copy"
 
 
 def test_a_site_never_changes():

@@ -56,6 +56,7 @@ def test_facts_are_what_card_configuration_and_hub_say(desk: Desk) -> None:
     facts = desk.lock().facts
     said = {"license": "apache-2.0", "license_name": "test-licence", "architectures": "LlamaForCausalLM", "model_type": "llama"}
     said |= {"torch_dtype": "float32", "pipeline": "text-generation", "library": "transformers"}
+    said["host"] = desk.server.endpoint.removeprefix("http://")
     assert facts == said | {"files": str(len(FILES)), "bytes": str(sum(map(len, FILES.values())))}
     assert desk.warnings == []
 

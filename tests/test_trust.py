@@ -18,15 +18,16 @@ from hypothesis import strategies as st
 from parts import bundles
 from parts.bundles import NOW, STREAM
 
+from audit.signers import LocalSigner
+from audit.signers import file as key_files
 from audit.verify.trust import CLOCK_SKEW, Judgement, Memory, judge
-from bundler import keys
 from manifests import canonical, statement
 from manifests.errors import AirgapError, InvalidFileError, RefusedError
-from manifests.policy import Policy
+from manifests.policy import Policy, signer_entry
 from manifests.statement import Envelope, hint
 
 ROOT, SUMS = "a" * 64, "b" * 64
-SUBJECTS = (("index.json", ROOT), ("SHA256SUMS", SUMS))
+SUBJECTS = {"index.json": {"sha256": ROOT}, "SHA256SUMS": {"sha256": SUMS}}
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +40,11 @@ def says(*, root: str = ROOT, sums: str = SUMS, **changes: object) -> bytes:
         "stream": STREAM, "serial": 5, "created": NOW, "expires": NOW + timedelta(days=90),
         "previous": None, "policy_version": 1, "tool": ("airgap-bundler", "test"),
     }  # fmt: skip
-    return statement.payload({"index.json": root, "SHA256SUMS": sums}, **(terms | changes))
+    return statement.payload({"index.json": {"sha256": root}, "SHA256SUMS": {"sha256": sums}}, **(terms | changes))
 
 
-def by(signer: keys.Signer, payload: bytes, *, name: str | None = None, **changes: object) -> tuple[str, bytes]:
-    envelope = Envelope(hint(signer.key_id), payload, signer.sign(statement.pae(payload)))
+def by(signer: LocalSigner, payload: bytes, *, name: str | None = None, **changes: object) -> tuple[str, bytes]:
+    envelope = Envelope("key", payload, signer.sign(statement.pae(payload)), hint(signer.key_id))
     return f"signatures/{name or signer.name}.sigstore.json", replace(envelope, **changes).to_bytes()
 
 
@@ -62,8 +63,8 @@ def policy(who, **changes: object) -> Policy:
     return Policy.parse(canonical.compact(value))
 
 
-def judged(who, files, *, memory: Memory | None = None, now: datetime = NOW, subjects=SUBJECTS, **changes: object) -> Judgement:
-    return judge(policy(who, **changes), subjects, files, memory or Memory(), now)
+def judged(who, files, *, memory: Memory | None = None, now: datetime = NOW, subjects=SUBJECTS, policy_sha256=None, **changes: object) -> Judgement:
+    return judge(policy(who, **changes), subjects, files, memory or Memory(), now, policy_sha256=policy_sha256)
 
 
 def refused(who, files, **more) -> str:
@@ -72,6 +73,7 @@ def refused(who, files, **more) -> str:
     assert caught.value.exit_code == 3
     for failure in caught.value.failures:
         assert failure.hint
+        assert failure.rule
         assert failure.message.isprintable()
     return " | ".join(failure.message for failure in caught.value.failures)
 
@@ -149,11 +151,10 @@ def test_payloads_that_mean_the_same_but_are_other_bytes_are_not_added_up(who):
     assert "signed different statements" in refused(who, [by(who.key("alice"), says()), by(who.key("bob"), spaced)])
 
 
-@pytest.mark.parametrize(("at", "name"), [(0, "index.json"), (1, "SHA256SUMS")])
-def test_a_file_other_than_the_signed_one_is_refused_by_name(who, at, name):
-    subjects = [*SUBJECTS]
-    subjects[at] = (name, "c" * 64)
-    assert refused(who, both(who, says()), subjects=tuple(subjects)) == f"{name}: is sha256 {'c' * 64}, signed was {SUBJECTS[at][1]}"
+@pytest.mark.parametrize(("name", "was"), [("index.json", ROOT), ("SHA256SUMS", SUMS)])
+def test_a_file_other_than_the_signed_one_is_refused_by_name(who, name, was):
+    subjects = SUBJECTS | {name: {"sha256": "c" * 64}}
+    assert refused(who, both(who, says()), subjects=subjects) == f"{name}: is sha256 {'c' * 64}, signed was {was}"
 
 
 def test_both_files_swapped_are_both_named(who):
@@ -170,8 +171,8 @@ def with_subjects(subjects: list) -> bytes:
 
 @pytest.mark.parametrize("names", [["index.json"], ["SHA256SUMS"], ["SHA256SUMS", "index.json"], ["index.json", "SHA256SUMS", "x"], ["index.json"] * 2])
 def test_other_subjects_are_refused(who, names):
-    subjects = [{"name": name, "digest": {"sha256": dict(SUBJECTS).get(name, ROOT)}} for name in names]
-    assert "its subjects are not index.json and SHA256SUMS" in refused(who, both(who, with_subjects(subjects)))
+    subjects = [{"name": name, "digest": SUBJECTS.get(name, {"sha256": ROOT})} for name in names]
+    assert "its subjects are not index.json, SHA256SUMS" in refused(who, both(who, with_subjects(subjects)))
 
 
 # Algorithm, signer-kind and key confusion
@@ -179,7 +180,8 @@ def test_other_subjects_are_refused(who, names):
 
 def test_a_signature_made_with_another_hash_is_refused(who):
     alice = who.key("alice")
-    wrong = alice.private.sign(statement.pae(says()), ec.ECDSA(hashes.SHA384()))
+    private = key_files.load(who.folder / "alice.key", lambda _: "")
+    wrong = private.sign(statement.pae(says()), ec.ECDSA(hashes.SHA384()))
     message = refused(who, [by(alice, says(), signature=wrong), by(who.key("bob"), says())])
     assert message == "signatures/alice.sigstore.json: claims to be by alice and does not verify"
 
@@ -214,7 +216,7 @@ def test_a_bare_key_in_the_place_of_another_signer_kind_is_refused_before_anythi
     value = json.loads(raw)
     value["verificationMaterial"] = {"certificate": {"rawBytes": "AAAA"}, "tlogEntries": []}
     message = refused(who, [(name, canonical.compact(value)), *both(who, says())[1:]])
-    assert message.startswith("signatures/alice.sigstore.json: not a Sigstore bundle v0.3 with a public key")
+    assert message.startswith("signatures/alice.sigstore.json: not a Sigstore bundle v0.3 of a kind that is known")
 
 
 def test_one_bad_file_refuses_even_when_the_others_are_enough(who):
@@ -295,10 +297,16 @@ def test_a_bundle_from_the_future_is_refused_beyond_a_day(who):
 
 def test_a_clock_turned_back_does_not_revive_an_expired_bundle(who):
     seen = Memory(last_seen=NOW + timedelta(days=100))
-    message = refused(who, both(who, says()), memory=seen, now=NOW - timedelta(days=30))
-    assert "expires: " in message
-    assert "it is 2027-03-04T12:00:00Z" in message
+    message = refused(who, both(who, says()), memory=seen, now=NOW + timedelta(days=99))
+    assert message == "expires: 2027-02-22T12:00:00Z has passed, it is 2027-03-04T12:00:00Z"
     assert judged(who, both(who, says()), memory=Memory(last_seen=NOW + timedelta(days=1)), now=NOW).now == NOW + timedelta(days=1)
+
+
+def test_a_clock_more_than_a_day_behind_what_was_seen_is_refused(who):
+    seen = Memory(last_seen=NOW + CLOCK_SKEW)
+    assert judged(who, both(who, says()), memory=seen)
+    message = refused(who, both(who, says()), memory=seen, now=NOW - timedelta(seconds=1))
+    assert message == "clock: this machine says 2026-11-24T11:59:59Z, this site has seen 2026-11-25T12:00:00Z"
 
 
 def test_times_of_another_zone_are_the_same_moment(who):
@@ -309,17 +317,27 @@ def test_times_of_another_zone_are_the_same_moment(who):
 # Revocation
 
 
+def three_signers(who) -> dict[str, object]:
+    """Return the changes by which two of alice, bob and carol must sign."""
+    signers = json.loads(who.policy.to_bytes())["signers"] | {"carol": signer_entry((who.folder / "carol.pub").read_text())}
+    role = {"threshold": 2, "signers": sorted(signers)}
+    return {"signers": signers, "roles": {"bundle": role, "policy": role}}
+
+
 def test_a_revoked_signer_counts_for_nothing(who):
-    message = refused(who, both(who, says()), revoked__signers=["bob"])
+    three = three_signers(who)
+    message = refused(who, both(who, says()), **three, revoked__signers=["bob"])
     assert "1 of 2 needed signers" in message
     assert "signatures/bob.sigstore.json: signer bob is revoked by the policy" in message
-    found = judged(who, both(who, says()), revoked__signers=["bob"], roles__bundle__threshold=1)
+    found = judged(who, [*both(who, says()), by(who.key("carol"), says())], **three, revoked__signers=["bob"])
+    assert [signature.signer for signature in found.signatures] == ["alice", "carol"]
     assert [entry.reason for entry in found.ignored] == ["signer bob is revoked by the policy"]
 
 
 def test_a_revoked_signer_cannot_spoil_a_bundle_with_another_statement(who):
     files = [by(who.key("alice"), says()), by(who.key("bob"), says(serial=9))]
-    assert judged(who, files, revoked__signers=["bob"], roles__bundle__threshold=1).statement.serial == 5
+    found = judged(who, [*files, by(who.key("carol"), says())], **three_signers(who), revoked__signers=["bob"])
+    assert found.statement.serial == 5
 
 
 def test_a_revoked_root_is_refused(who):
@@ -338,15 +356,26 @@ def test_an_expired_policy_is_refused_to_the_second(who):
 
 
 def test_an_older_policy_than_one_used_before_is_refused(who):
-    assert refused(who, both(who, says()), memory=Memory(policy_version=2)).startswith("policy: version 1, this site has used version 2")
-    assert judged(who, both(who, says()), memory=Memory(policy_version=2), version=2)
-    assert judged(who, both(who, says()), memory=Memory(policy_version=2), version=3)
+    assert refused(who, both(who, says()), memory=Memory(policy_version=2)) == "policy: version 1, this site has used version 2"
+    assert judged(who, both(who, says()), memory=Memory(policy_version=2), version=2, previous="c" * 64)
+
+
+def test_a_newer_policy_is_refused_until_its_succession_is_proven(who):
+    message = refused(who, both(who, says()), memory=Memory(policy_version=2), version=3, previous="c" * 64)
+    assert message == "policy: version 3, this site has used version 2, and that it follows is not proven"
+
+
+def test_another_content_under_the_version_used_before_is_refused(who):
+    used = Memory(policy_version=1, policy_sha256="c" * 64)
+    message = refused(who, both(who, says()), memory=used, policy_sha256="d" * 64)
+    assert message == f"policy: version 1 has sha256 {'d' * 64}, this site has used one with sha256 {'c' * 64}"
+    assert judged(who, both(who, says()), memory=used, policy_sha256="c" * 64)
 
 
 def test_everything_wrong_is_told_at_once(who):
     message = refused(
         who, both(who, says(stream="other", serial=1, expires=NOW)), memory=Memory(serial=3, root=ROOT), min_serial=2, revoked__roots=[ROOT],
-        subjects=(("index.json", ROOT), ("SHA256SUMS", ROOT)),
+        subjects={"index.json": {"sha256": ROOT}, "SHA256SUMS": {"sha256": ROOT}},
     )  # fmt: skip
     for part in ("stream: ", "expires: ", "serial: 1 is below", "already accepted 3", "is revoked", "SHA256SUMS: is"):
         assert part in message
@@ -368,13 +397,18 @@ def test_no_changed_byte_of_a_signature_file_is_accepted(who, at):
 @given(st.lists(st.sampled_from(["alice", "bob", "carol"]), max_size=4), st.sampled_from([1, 2]), st.sampled_from([[], ["alice"], ["bob"]]))
 def test_enough_distinct_unrevoked_signers_of_the_policy_or_a_refusal(who, names, threshold, revoked):
     files = [by(who.key(name), says(), name=f"{at}-{name}") for at, name in enumerate(names)]
-    counted = set(names) & {"alice", "bob"} - set(revoked)
-    if len(counted) >= threshold:
-        found = judged(who, files, roles__bundle__threshold=threshold, revoked__signers=revoked)
+    usable = {"alice", "bob"} - set(revoked)
+    counted = set(names) & usable
+    changes = {"roles__bundle__threshold": threshold, "roles__policy__threshold": 1, "revoked__signers": revoked}
+    if len(usable) < threshold:
+        with pytest.raises(InvalidFileError, match="role bundle can never be met"):
+            policy(who, **changes)
+    elif len(counted) >= threshold:
+        found = judged(who, files, **changes)
         assert {signature.signer for signature in found.signatures} == counted
         assert len(found.signatures) + len(found.ignored) == len(names)
     else:
-        refused(who, files, roles__bundle__threshold=threshold, revoked__signers=revoked)
+        refused(who, files, **changes)
 
 
 @settings(max_examples=200, deadline=None)

@@ -19,7 +19,8 @@ from airgap_images.bundle import components, parse_index
 from airgap_images.evidence import EvidenceTree
 from airgap_images.oci import Descriptor, Digest
 from audit.verify.claims import DSSE, SIMPLE
-from audit.verify.upstream import Verdict, assess
+from audit.verify.upstream import assess
+from audit.verify.verdict import Verdict
 from bundler import resolve
 from bundler.upstream import transparency
 from manifests import intent as intents

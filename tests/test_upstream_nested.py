@@ -18,7 +18,9 @@ from airgap_images.layout import Layout
 from airgap_images.oci import DOCKER_LIST, IMAGE_INDEX, Descriptor, Digest
 from airgap_images.shipment import shipment
 from airgap_images.targets import Cargo
-from audit.verify.upstream import MAX_INDEXES, Verdict, assess
+from audit.verify.images import MAX_INDEXES
+from audit.verify.upstream import assess
+from audit.verify.verdict import Verdict
 from manifests import canonical
 
 HERE = policy(VENDOR, match="127.0.0.1:*/team/*")

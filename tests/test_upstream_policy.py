@@ -14,7 +14,7 @@ from parts.cli import Desk
 from parts.upstream import KEYS, VENDOR, site_policy
 
 from manifests.errors import InvalidFileError
-from manifests.policy import Policy
+from manifests.policy import Policy, signer_entry
 from manifests.publickey import load_upstream_key, upstream_algorithms
 from manifests.upstream import Upstream, key_entry, matches
 
@@ -22,7 +22,8 @@ ROOT = {"mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1"
 WORKFLOW = "https://github.com/org/repo/.github/workflows/release.yml@refs/heads/main"
 KEYLESS = {"type": "sigstore", "identity": WORKFLOW, "issuer": "https://token.actions.githubusercontent.com", "trusted_root": "public"}
 RULE = {"match": "docker.io/vllm/*", "signed_by": ["vendor"]}
-SECTION = {"trusted_roots": {"public": ROOT}, "identities": {"vendor": VENDOR.entry, "ci": KEYLESS}, "images": [RULE]}
+ROOTS = {"public": ROOT}
+SECTION = {"identities": {"vendor": VENDOR.entry, "ci": KEYLESS}, "images": [RULE]}
 
 
 @pytest.mark.parametrize(
@@ -80,14 +81,13 @@ def test_a_policy_without_upstream_is_the_bytes_it_was():
     assert Policy.parse(json.dumps(said).encode()).to_bytes() == policy.to_bytes()
 
 
-def test_the_section_comes_back_and_stays_when_a_signer_joins():
-    policy = site_policy(SECTION)
-    assert policy.version == 2
+def test_the_section_comes_back_and_stays_when_something_else_changes():
+    policy = site_policy(SECTION, ROOTS)
     assert Policy.parse(policy.to_bytes()) == policy
     assert Policy.parse(policy.to_bytes()).to_bytes() == policy.to_bytes()
-    joined = policy.with_signer("bob", KEYS["ed25519"].pem)
-    assert (joined.version, joined.upstream) == (3, policy.upstream)
-    assert policy.upstream.trusted_roots["public"] == ROOT
+    changed = policy.changed(min_serial=3)
+    assert (changed.version, changed.min_serial, changed.upstream) == (policy.version, 3, policy.upstream)
+    assert changed.trusted_roots["public"] == ROOT
 
 
 def test_the_first_rule_that_matches_decides():
@@ -106,8 +106,6 @@ def small_rsa() -> dict[str, str]:
 
 
 FAULTS = {
-    "root of another kind": ({"trusted_roots": {"public": {"mediaType": "x"}}}, "not a Sigstore trusted root"),
-    "root that is not there": ({"trusted_roots": {}}, "names the trusted root 'public', which is not there"),
     "stranger in a rule": ({"images": [RULE | {"signed_by": ["eve"]}]}, "names 'eve', who is not among the identities"),
     "stranger in an attestation": ({"images": [RULE | {"attestations": [{"predicate": "p", "by": ["eve"]}]}]}, "names 'eve'"),
     "rule that asks nothing": ({"images": [{"match": "**"}]}, "would accept everything"),
@@ -133,12 +131,26 @@ FAULTS = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_section_that_is_not_one_is_refused_with_the_field(name):
     parts, message = FAULTS[name]
-    value = json.loads(site_policy(SECTION).to_bytes())
+    value = json.loads(site_policy(SECTION, ROOTS).to_bytes())
     value["upstream"] |= parts
     with pytest.raises(InvalidFileError) as caught:
         Policy.parse(json.dumps(value).encode())
     assert caught.value.message.startswith("policy.json: upstream")
     assert message in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("roots", "message"),
+    [
+        ({"public": {"mediaType": "x"}}, "policy.json: trusted_roots.public: not a Sigstore trusted root"),
+        ({}, "policy.json: document: 'ci' names the trusted root 'public', which is not there"),
+    ],
+)
+def test_a_trusted_root_that_is_none_or_not_there_is_refused(roots, message):
+    value = json.loads(site_policy(SECTION, ROOTS).to_bytes())
+    with pytest.raises(InvalidFileError) as caught:
+        Policy.parse(json.dumps(value | {"trusted_roots": roots}).encode())
+    assert caught.value.message.startswith(message)
 
 
 @pytest.mark.parametrize("algorithm", KEYS)
@@ -152,8 +164,8 @@ def test_upstream_keys_have_their_own_algorithms(algorithm):
 
 def test_an_rsa_key_may_sign_upstream_and_no_bundle():
     site_policy({"identities": {"rsa": KEYS["rsa-pkcs1v15-sha256"].entry}})
-    with pytest.raises(ValueError, match="neither ECDSA nor Ed25519"):
-        site_policy().with_signer("rsa", KEYS["rsa-pkcs1v15-sha256"].pem)
+    with pytest.raises(ValueError, match="of a kind that is not accepted"):
+        signer_entry(KEYS["rsa-pkcs1v15-sha256"].pem)
 
 
 def test_other_curves_are_refused_upstream_too():
@@ -181,7 +193,7 @@ def desk(tmp_path: Path) -> Desk:
     return made
 
 
-def test_the_commands_write_the_next_version_each_time(desk: Desk):
+def test_the_commands_write_into_the_policy_and_leave_its_version(desk: Desk):
     known = desk.bundle("policy", "upstream-key", "policy.json", "--identity", "vendor=vendor.pub").out
     assert "No rule says which images these sign" in known
     assert "vendor is ecdsa-p256-sha256" in known
@@ -193,12 +205,12 @@ def test_the_commands_write_the_next_version_each_time(desk: Desk):
     wanted = ("--attestation", "https://slsa.dev/provenance/v1=ci", "--attestation", "https://slsa.dev/provenance/v1=ci2")
     shown = desk.bundle("policy", "upstream-image", "policy.json", "--match", "docker.io/vllm/*", "--signed-by", "vendor", *wanted, "--first")
     policy = Policy.load(desk.folder / "policy.json")
-    assert policy.version == 7
+    assert policy.version == 1
     assert {name: identity.type for name, identity in policy.upstream.identities.items()} == {
         "vendor": "key", "p384": "key", "ci": "sigstore", "ci2": "sigstore",
     }  # fmt: skip
     assert policy.upstream.identities["p384"].alg == "ecdsa-p384-sha256"
-    assert list(policy.upstream.trusted_roots) == ["ci"]  # the same root is there once
+    assert list(policy.trusted_roots) == ["ci"]  # the same root is there once
     assert [rule.match for rule in policy.upstream.images] == ["docker.io/vllm/*", "**"]
     assert policy.upstream.images[0].attestations[0].by == ("ci", "ci2")
     for text in ("a signature by vendor and an attestation https://slsa.dev/provenance/v1 by ci or ci2", f"ci is {WORKFLOW}", "trusted root ci"):

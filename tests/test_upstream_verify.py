@@ -29,9 +29,9 @@ from parts.upstream import (
 )
 
 from airgap_images.oci import Digest
-from audit.verify import upstream
+from audit.verify import images as upstream
 from audit.verify.claims import DSSE, IN_TOTO, MAX_SIMPLE, NOTATION, SIMPLE
-from audit.verify.upstream import Verdict
+from audit.verify.verdict import Verdict
 
 WANTED = ((PROVENANCE, ("vendor",)),)
 STRANGER = Digest.of(b"another image")
@@ -164,7 +164,7 @@ ROOTS = {"root": {"mediaType": "application/vnd.dev.sigstore.trustedroot+json;ve
 def test_what_cannot_be_judged_here_is_unverifiable_with_the_reason(carried, name):
     UNKNOWN[name](carried)
     rule = {"match": "**", "signed_by": ["ci"]}
-    found = carried.verdict(site_policy({"trusted_roots": ROOTS, "identities": {"ci": PERSON}, "images": [rule]}), never)
+    found = carried.verdict(site_policy({"identities": {"ci": PERSON}, "images": [rule]}, ROOTS), never)
     assert found.result == "unverifiable"
     assert found.seen[0].reason
     assert found.seen[0].reason in found.reason
@@ -306,6 +306,7 @@ BUNDLES = {
     "statement about nothing": spoilt_envelope(lambda e, p: resigned(statement())),
     "statement by another hash": spoilt_envelope(lambda e, p: resigned(p.replace(b'"sha256"', b'"sha512"'))),
     "statement with a key twice": spoilt_envelope(lambda e, p: resigned(p.replace(b'{"_type"', b'{"subject":[],"_type"'))),
+    "statement of a list of types": spoilt_envelope(lambda e, p: resigned(p.replace(b'"https://in-toto.io/Statement/v1"', b'["x"]'))),
     "both kinds at once": lambda digest: bundle({"dsseEnvelope": envelope(statement(digest), VENDOR), "messageSignature": {"signature": "YQ=="}}),
     "two envelopes by two spellings": lambda digest: bundle(
         {"dsseEnvelope": envelope(statement(digest), OTHER), "dsse_envelope": envelope(statement(digest), VENDOR)}

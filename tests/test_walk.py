@@ -54,7 +54,7 @@ def refused(folder: Path, who, **more) -> list[str]:
     with pytest.raises(RefusedError) as caught:
         proved(folder, who, **more)
     assert caught.value.exit_code == 3
-    assert all(failure.hint and failure.message.isprintable() for failure in caught.value.failures)
+    assert all(failure.hint and failure.rule and failure.message.isprintable() for failure in caught.value.failures)
     return [failure.message for failure in caught.value.failures]
 
 
@@ -329,6 +329,16 @@ def test_a_later_time_and_a_memory_reach_the_judge(folder, who):
     with pytest.raises(RefusedError, match="expires: "):
         verify(Place.of(folder), who.policy_raw, memory=Memory(), now=NOW + timedelta(days=91))
     assert "already accepted 9" in refused(folder, who, memory=Memory(serial=9, root="a" * 64))[0]
+    both = refused(folder, who, memory=Memory(serial=9, root="a" * 64), policy_raw=who.policy.changed(min_serial=5).to_bytes())
+    assert [message.partition(",")[0] for message in both] == ["serial: 1 is below the policy's floor 5", "serial: 1"]
+
+
+def test_what_is_not_checked_of_the_policy_depends_on_what_is_known(folder, who):
+    def first(**memory) -> str:
+        return verify(Place.of(folder), who.policy_raw, memory=Memory(policy_version=1, **memory), now=NOW).not_checked[0]
+
+    assert "taken as given" in first()
+    assert "the one in force at this site" in first(policy_sha256=Digest.of(who.policy_raw).hex)
 
 
 def test_what_is_no_bundle_or_no_policy_is_a_matter_of_use(folder, who, tmp_path):
@@ -347,14 +357,14 @@ def signed_as_is(folder: Path, who) -> Path:
     """Sign whatever lies there, as signers without this tool's care would."""
     from manifests import statement
 
-    subjects = {name: Digest.of((folder / name).read_bytes()).hex for name in ("index.json", "SHA256SUMS")}
+    subjects = {name: {"sha256": Digest.of((folder / name).read_bytes()).hex} for name in ("index.json", "SHA256SUMS")}
     payload = statement.payload(
         subjects, stream=bundles.STREAM, serial=1, created=NOW, expires=NOW + timedelta(days=9), previous=None, policy_version=None, tool=("x", "1")
     )
     (folder / "signatures").mkdir(exist_ok=True)
     for name in ("alice", "bob"):
         signer = who.key(name)
-        raw = statement.Envelope(statement.hint(signer.key_id), payload, signer.sign(statement.pae(payload))).to_bytes()
+        raw = statement.Envelope("key", payload, signer.sign(statement.pae(payload)), hint=statement.hint(signer.key_id)).to_bytes()
         (folder / "signatures" / f"{name}.sigstore.json").write_bytes(raw)
     return folder
 

@@ -157,7 +157,7 @@ def pax(raw: bytes) -> dict[str, str]:
         length = int(digits) if digits.isdigit() else 0
         record = raw[space + 1 : at + length]
         key, equals, value = record.partition(b"=")
-        if at + length > len(raw) or not key or not equals or not value.endswith(b"\n") or b"\0" in key:
+        if not length or at + length > len(raw) or not key or not equals or not value.endswith(b"\n") or b"\0" in key:
             raise refused("the layer has a PAX header that cannot be read")
         text = value[:-1].decode("utf-8", "surrogateescape")
         if key in {b"path", b"linkpath"} and "\0" in text:

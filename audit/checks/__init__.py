@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol, cast
 
 from airgap_images.bundle import MODEL, Component, TreeFile, tree_files
 from airgap_images.layout import Layout
-from audit.verify.upstream import Verdict
+from audit.verify.verdict import Verdict
 from manifests.errors import AirgapError
 from manifests.paths import printable
 from manifests.policy import Policy

@@ -333,12 +333,12 @@ def _zip(file: Any, head: bytes, where: str, budget: Budget, level: int) -> Iter
             yield Unread(where, f"a zip that cannot be read: {printable(str(error), 80)}")
         return
     for member in members:
-        if not member.is_dir() and named_like_pickle(member.filename):
+        if named_like_pickle(member.filename):
             yield Found(_below(where, member.filename), "a file named like a pickle")
             return
     for member in members:
         budget.member()
-        if member.is_dir() and not member.file_size:
+        if member.filename.endswith("/") and not member.file_size:
             continue
         inside = _below(where, member.filename)
         try:

@@ -15,7 +15,7 @@ from audit.verify.result import VerifiedBundle
 from manifests.lock import Inline, Lock, LockedComponent
 from manifests.paths import printable
 
-OWN = ("airgap-checks", "airgap-lock")  # the bundler adds these itself; an intent cannot use such a name
+OWN = ("airgap-checks", "airgap-lock", "airgap-provenance")  # the bundler adds these itself; an intent cannot use such a name
 MAX_NAMED = 3  # differing files named in one message
 
 

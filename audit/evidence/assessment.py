@@ -15,9 +15,11 @@ from airgap_images.oci import Digest
 from audit.checks import CheckResult, Gate, told
 from audit.evidence.images import NOT_READ
 from audit.evidence.inventory import Inventory, take
+from audit.verify import steps
 from audit.verify.result import VerifiedBundle
+from audit.verify.steps import Step
 from audit.verify.trust import Memory
-from audit.verify.upstream import Verdict as ImageVerdict
+from audit.verify.verdict import Verdict as ImageVerdict
 from audit.verify.walk import Watch
 from manifests.errors import AirgapError, RefusedError
 from manifests.paths import printable
@@ -44,10 +46,11 @@ class Drift(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One reason why a bundle is refused, and what to do about it."""
+    """One reason why a bundle is refused, what to do about it, and the rule of ``docs/trust.md`` it is by."""
 
     message: str
     hint: str
+    rule: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,10 @@ class NotChecked:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """A proved bundle with everything that was found in it; ``upstream`` is the verdict over each image."""
+    """A proved bundle with everything that was found in it; ``upstream`` is the verdict over each image, model and wheel.
+
+    ``remembered`` says that an earlier bundle of the stream was known, so that going back would have been noticed.
+    """
 
     bundle: VerifiedBundle
     results: tuple[CheckResult, ...]
@@ -68,6 +74,7 @@ class Proof:
     inventory: Inventory
     drift: Drift | None
     upstream: tuple[ImageVerdict, ...] = ()
+    remembered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +93,13 @@ class Assessment:
     def verdict(self) -> Verdict:
         """Say whether the signers' bytes were proved; findings and drift are further results, see ``exit_code``."""
         return "proved" if self.proof else "refused"
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Return what became of each step of verification; the last one passed if what is installed is as it was installed."""
+        if self.proof is None:
+            return steps.of_refusal(failure.rule for failure in self.failures)
+        return steps.of_proof(self.proof.upstream, used=self.proof.drift is not None and self.proof.drift.exit_code == 0)
 
     @property
     def exit_code(self) -> Literal[0, 3, 4, 5]:
@@ -117,14 +131,14 @@ def proved(
 
     ``watch`` is told how the reading of images goes.
     """
-    proof = Proof(bundle, tuple(results), gate, take(bundle, watch), drift, upstream)
+    proof = Proof(bundle, tuple(results), gate, take(bundle, watch), drift, upstream, memory is not None and memory.serial is not None)
     return Assessment(place, proof, (), tuple(_not_checked(proof, memory)), bundle.policy_sha256, tool, now)
 
 
 def refused(error: AirgapError, *, place: str, policy_raw: bytes | None, tool: tuple[str, str], now: datetime) -> Assessment:
     """Return the assessment of a bundle that ``verify`` refused with ``error``."""
     reasons = error.failures if isinstance(error, RefusedError) else (error,)
-    failures = tuple(Failure(reason.message, reason.hint) for reason in reasons)
+    failures = tuple(Failure(reason.message, reason.hint, reason.rule) for reason in reasons)
     unknown = (
         NotChecked("Everything else", "A refused bundle is not opened: no component, check, licence or inventory was assessed."),
         NotChecked("Further reasons", "The reasons are those that could be found; one that stops verification early can hide others."),

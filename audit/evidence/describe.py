@@ -242,5 +242,5 @@ def _public(facts: dict[str, str]) -> Pairs:
 def _purl(kind: str, namespace: str | None, name: str, version: str | None, qualifiers: dict[str, str]) -> str | None:
     try:
         return PackageURL(kind, namespace, name, version, qualifiers).to_string()
-    except ValueError:
+    except (ValueError, TypeError):  # TypeError: the library's own, for a name of which nothing is left, such as "/"
         return None

@@ -8,10 +8,11 @@ of writing; addresses are text, never links; colour only repeats what a word say
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -20,6 +21,7 @@ from audit.evidence import replay
 from audit.evidence.assessment import Assessment, Proof
 from audit.evidence.item import File, Item
 from audit.evidence.verification import verification_json
+from audit.verify.verdict import Sort, Verdict
 from manifests import canonical
 from manifests.paths import printable
 
@@ -45,6 +47,7 @@ UPSTREAM_MOODS: dict[str, Mood] = {  # the worst first
 SEEN_MOODS: dict[str, Mood | Literal["neutral"]] = {
     "wrong": "bad", "unverifiable": "unknown", "good": "good", "not asked for": "neutral", "unsigned": "neutral"
 }  # fmt: skip
+STEP_MOODS: dict[str, Mood] = {"passed": "good", "refused": "bad", "findings": "bad", "not begun": "unknown", "not judged": "unknown"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +85,11 @@ def html(assessment: Assessment) -> bytes:
         summary=tuple(_summary(assessment, proof)) if proof else (),
         not_checked=_by_topic(assessment),
         groups=tuple(_groups(proof)) if proof else (),
+        judged=tuple(verdict for verdict in proof.upstream if _has_something(verdict)) if proof else (),
+        unattested=Counter(verdict.component for verdict in proof.upstream if not _has_something(verdict)) if proof else {},
         upstream_moods=UPSTREAM_MOODS,
         seen_moods=SEEN_MOODS,
+        step_moods=STEP_MOODS,
         steps=replay.steps(proof.bundle) if proof else (),
         canonical_sha256=hashlib.sha256(verification_json(assessment)).hexdigest(),
     )
@@ -166,14 +172,21 @@ def _agreement(proof: Proof) -> Line:
 
 
 def _upstream(proof: Proof) -> Iterator[Line]:
-    """Tell how the upstream signatures of images ended, the worst first."""
+    """Tell how what upstream signed ended, the worst first."""
     if not proof.upstream:
         return
-    counts = {result: sum(verdict.result == result for verdict in proof.upstream) for result in UPSTREAM_MOODS}
-    said = ", ".join(f"{_count(count, 'image')} {result}" for result, count in counts.items() if count)
-    worst = next(result for result, count in counts.items() if count)
+    counts = Counter((verdict.result, verdict.sort) for verdict in proof.upstream)
+    order = list(UPSTREAM_MOODS)
+    ended = sorted(counts, key=lambda end: (order.index(end[0]), get_args(Sort).index(end[1])))
+    said = ", ".join(f"{_count(counts[result, sort], sort)} {result}" for result, sort in ended)
+    worst = next(result for result in UPSTREAM_MOODS if any(verdict.fate == result for verdict in proof.upstream))
     outcome = {"good": "signed", "nobody named": "not assessed"}.get(worst, worst)
     yield Line("Upstream signatures", UPSTREAM_MOODS[worst], outcome, said)
+
+
+def _has_something(verdict: Verdict) -> bool:
+    """Say whether there is more to tell than that a wheel has no attestation and nobody asks for one."""
+    return verdict.sort != "wheel" or verdict.rule is not None or bool(verdict.seen)
 
 
 def _checks(proof: Proof) -> Line:

@@ -2,19 +2,23 @@
 
 Format ``airgap.verification/v1``. Absent knowledge is ``null`` or an empty list and never a default. Fields:
 
-- ``verdict`` ``proved`` or ``refused``; ``exitCode`` as the commands end; ``failures`` why it is refused, ``{message, hint}``;
+- ``verdict`` ``proved`` or ``refused``; ``exitCode`` as the commands end; ``failures`` why it is refused, ``{message, hint, rule}``;
+- ``steps`` ``{step, what, outcome}``: what became of each of the eight steps of ``docs/trust.md``;
 - ``time`` when this was made; ``tool`` what made it; ``assessed`` what was assessed, as the user named it;
 - ``policy`` ``{version, sha256}``, of which only the sha256 is known for a refused bundle;
 - ``notChecked`` ``{topic, text}``: what nobody should believe was checked.
 
 Only when proved (else ``null`` or empty):
 
-- ``bundle``: ``digest`` (sha256 of index.json, the bundle's identity), ``sha256sums`` (sha256 of SHA256SUMS), ``blobs`` and
-  ``bytes`` that were hashed, ``statement`` (what the signers said), ``verifiedAt`` (the time used for expiry);
-- ``signatures`` that count, ``ignoredSignatures`` that do not, with the reason;
-- ``upstream``: of each image what became of its upstream signatures: ``component``, ``name`` (registry/repository), ``rule`` (the
-  pattern of the policy that decided, or null), ``result``, ``reason``, and ``seen``, everything that is carried for it:
-  ``{kind, shape, predicate, subject, manifest, by, result, reason}``;
+- ``bundle``: ``digest`` (sha256 of index.json, the bundle's identity), ``sha256sums`` and ``sha512sums`` (sha256 of SHA256SUMS and
+  SHA512SUMS, null where there is none), ``blobs`` and ``bytes`` that were hashed, ``statement`` (what the signers said), ``verifiedAt``
+  (the time used for expiry);
+- ``signatures`` that count, ``{signer, kind, algorithm, keyId, file, trustedBy, time, notes}``: ``trustedBy`` is the policy's rule in
+  words, ``time`` is null where no log or timestamp authority of the policy states it; ``ignoredSignatures``, with the reason;
+- ``modelSignatures`` over single models (OpenSSF Model Signing) by signers of the policy, ``{model, signer, algorithm, keyId, file}``;
+- ``upstream``: of each image, model and wheel (``sort``) what became of its upstream signatures: ``component``, ``file`` (of a wheel),
+  ``name`` (registry/repository, or what rules match it by), ``rule`` (the pattern of the policy that decided, or null), ``result``,
+  ``reason``, and ``seen``, everything that is carried for it: ``{kind, shape, predicate, subject, manifest, by, result, reason}``;
 - ``checks`` as in ``airgap.checks/v1``; ``drift`` ``{outcome, notes}`` of what is installed, ``null`` if not compared;
 - ``inventory``: ``lock`` (sha256 of the signed lock), ``disagreements`` between lock and index, ``gaps``, ``items``. Of an item's
   files at most ``MAX_FILES`` are listed, ``filesNotListed`` says how many more the manifest ``sha256`` lists.
@@ -29,9 +33,11 @@ from audit import checks
 from audit.evidence.assessment import Assessment, Drift, Proof
 from audit.evidence.inventory import Inventory
 from audit.evidence.item import Item
+from audit.verify import steps
 from audit.verify.result import VerifiedBundle
-from audit.verify.upstream import as_json
+from audit.verify.verdict import as_json
 from manifests import canonical
+from manifests.statement import SHA512SUMS
 
 FORMAT = "airgap.verification/v1"
 MAX_FILES = 1000  # files of one item listed by name, here and in the SBOM
@@ -47,7 +53,8 @@ def verification_json(assessment: Assessment) -> bytes:
         "time": canonical.stamp(assessment.time),
         "tool": {"name": assessment.tool[0], "version": assessment.tool[1]},
         "assessed": assessment.place,
-        "failures": [{"message": failure.message, "hint": failure.hint} for failure in assessment.failures],
+        "failures": [{"message": failure.message, "hint": failure.hint, "rule": failure.rule} for failure in assessment.failures],
+        "steps": [steps.as_json(step) for step in assessment.steps],
         "notChecked": [{"topic": entry.topic, "text": entry.text} for entry in assessment.not_checked],
         "policy": {"version": proof.bundle.policy_version if proof else None, "sha256": assessment.policy_sha256},
     }
@@ -55,17 +62,16 @@ def verification_json(assessment: Assessment) -> bytes:
 
 
 def _nothing() -> dict[str, Any]:
-    return {"bundle": None, "signatures": [], "ignoredSignatures": [], "upstream": [], "checks": None, "drift": None, "inventory": None}
+    lists: dict[str, Any] = {name: [] for name in ("signatures", "modelSignatures", "ignoredSignatures", "upstream")}
+    return lists | {"bundle": None, "checks": None, "drift": None, "inventory": None}
 
 
 def _proof(proof: Proof) -> dict[str, Any]:
     bundle = proof.bundle
     return {
         "bundle": _bundle(bundle),
-        "signatures": [
-            {"signer": entry.signer, "kind": entry.kind, "algorithm": entry.algorithm, "keyId": entry.key_id, "file": entry.file}
-            for entry in bundle.signatures
-        ],
+        "signatures": [entry.as_json for entry in bundle.signatures],
+        "modelSignatures": [entry.as_json for entry in bundle.models],
         "ignoredSignatures": [{"file": entry.file, "reason": entry.reason} for entry in bundle.ignored],
         "upstream": [as_json(verdict) for verdict in proof.upstream],
         "checks": checks.as_json(proof.results, proof.gate),
@@ -79,6 +85,7 @@ def _bundle(bundle: VerifiedBundle) -> dict[str, Any]:
     return {
         "digest": str(bundle.digest),
         "sha256sums": Digest.of(dict(bundle.files)["SHA256SUMS"]).hex,
+        "sha512sums": Digest.of(dict(bundle.files)[SHA512SUMS]).hex if SHA512SUMS in dict(bundle.files) else None,
         "blobs": len(bundle.blobs),
         "bytes": sum(size for _, size in bundle.blobs),
         "verifiedAt": canonical.stamp(bundle.verified_at),

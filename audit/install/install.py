@@ -23,16 +23,17 @@ from airgap_images.oci import Digest
 from airgap_images.targets import Target
 from audit import journal
 from audit.checks import Check, CheckResult, Gate, Subject, gate, run_all, told
-from audit.install import generations, images, receipts, space
+from audit.install import generations, images, memory, receipts, space
 from audit.install.receipts import Receipt
 from audit.install.store import POLICY, Store, locked, refusing, remove
 from audit.install.trees import Hashes, inode_of
 from audit.journal import Head
 from audit.verify import state
+from audit.verify.pinned import Presented
 from audit.verify.result import VerifiedBundle
+from audit.verify.succession import Succession
 from audit.verify.walk import Place, Silent, Watch, verify
 from manifests.errors import AirgapError, FindingsError, IntegrityError, RefusedError, SiteError
-from manifests.policy import Policy
 from manifests.site import Site
 
 MAX_REASONS = 8  # of a refusal, in the journal and in the message of what a gate refuses
@@ -80,7 +81,7 @@ class _Order:
 
     store: Store
     place: Place
-    policy_raw: bytes
+    policy: Presented
     targets: tuple[Target, ...]
     mode: PlaceMode
     checks: tuple[Check, ...] | None
@@ -98,6 +99,7 @@ class _Accepted:
     checks: tuple[CheckResult, ...]
     gate: Gate
     fresh: bool
+    succession: Succession | None
 
 
 def install(
@@ -111,17 +113,20 @@ def install(
     watch: Watch | None = None,
     state_folder: Path | None = None,
     checks: Iterable[Check] | None = None,
+    policy_files: Iterable[tuple[str, bytes]] = (),
 ) -> Installed:
     """Prove the bundle at ``place`` and make it the current generation of the site's store.
 
     ``copy`` (default: as the site says) gives files bytes of their own; ``state_folder`` is where the site remembers serials
-    (default: the store). Raises RefusedError if the bundle is not proven, GateError if a finding is refused, SiteError if
-    this machine cannot; then nothing is installed and the journal says why.
+    (default: the store); ``policy_files`` are the signatures of a policy that is to follow the one in force. Raises RefusedError if
+    policy or bundle is not proven, GateError if a finding is refused, SiteError if this machine cannot; then nothing is installed
+    and the journal says why.
     """
     store = Store.create(site.store)
     mode: PlaceMode = "copy" if (site.copy_files if copy is None else copy) else "link"
     chosen = None if checks is None else tuple(checks)
-    order = _Order(store, place, policy_raw, tuple(targets), mode, chosen, watch or Silent(), state_folder or store.root, now)
+    policy = Presented(policy_raw, tuple(policy_files))
+    order = _Order(store, place, policy, tuple(targets), mode, chosen, watch or Silent(), state_folder or store.root, now)
     with locked(store):
         try:
             with refusing(store):
@@ -141,7 +146,7 @@ def _install(order: _Order, site: Site) -> Installed:
     standing = _standing(order, accepted, previous)
     if standing is None:
         return _make(order, accepted, previous)
-    state.record(order.state_folder, accepted.bundle, order.now)
+    _remember(order, accepted)
     parts = accepted.bundle.components
     lost = any(images.missing(order.store, parts, standing, target) for target in order.targets)
     changed = lost or standing.generation != previous
@@ -163,16 +168,22 @@ def _check_reached(order: _Order, bundle: VerifiedBundle, site: Site) -> None:
 
 
 def _accept(order: _Order) -> _Accepted:
-    policy = Policy.parse(order.policy_raw)
-    memory = state.load(order.state_folder, policy.stream)
+    raw, policy = order.policy.raw, order.policy.policy
+    known, succession = memory.remembered(order.policy, order.now, order.state_folder, (order.store.root,))
     layout, link = order.store.layout, order.mode == "link"
     watch = space.Roomy(order.watch, order.place, layout, link)
-    bundle = verify(order.place, order.policy_raw, memory=memory, now=order.now, into=layout, link=link, watch=watch)
+    bundle = verify(order.place, raw, memory=known, now=order.now, into=layout, link=link, watch=watch)
     results = run_all(Subject(bundle.layout, bundle.components, policy), order.checks)
     decided = gate(results, policy.gates)
     if decided.refused:
         raise GateError(decided)
-    return _Accepted(bundle, (*bundle.files, (POLICY, order.policy_raw)), results, decided, memory.fresh)
+    return _Accepted(bundle, (*bundle.files, (POLICY, raw)), results, decided, known.fresh, succession)
+
+
+def _remember(order: _Order, accepted: _Accepted) -> None:
+    state.record(order.state_folder, accepted.bundle, order.now)
+    if accepted.succession:
+        memory.note_succession(order.store, order.policy, accepted.succession, order.now)
 
 
 def _standing(order: _Order, accepted: _Accepted, current: int | None) -> Receipt | None:
@@ -206,7 +217,7 @@ def _make(order: _Order, accepted: _Accepted, previous: int | None) -> Installed
     generations.sync_blobs(store.layout, (digest for digest, _ in bundle.blobs))
     store.keep(bundle.digest, accepted.files)
     trees = generations.build(store, bundle.components, order.mode, order.watch.moved)
-    state.record(order.state_folder, bundle, order.now)
+    _remember(order, accepted)
     placed = images.place(store, bundle.components, order.targets, order.watch)
     trees = tuple(tree.model_copy(update={"placements": placed.get(tree.name, ())}) for tree in trees)
     receipt = receipts.make(bundle, number, accepted.files, (trees, images.receipts_of(bundle.components, placed)), accepted.checks)
@@ -248,6 +259,7 @@ def _facts(bundle: VerifiedBundle, number: int) -> dict[str, str]:
         "serial": str(bundle.statement.serial),
         "generation": str(number),
         "policy": f"sha256:{bundle.policy_sha256}",
+        "policyVersion": str(bundle.policy_version),
         "signers": ", ".join(signature.signer for signature in bundle.signatures),
     }
 

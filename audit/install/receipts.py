@@ -23,8 +23,8 @@ from audit.sealed import Written
 from audit.verify.result import VerifiedBundle
 from manifests import canonical
 from manifests.errors import AirgapError, IntegrityError, SiteError
+from manifests.identities import Time
 from manifests.lock import Kind, Name, Sha256, parse_model
-from manifests.policy import Time
 
 OWN_RECEIPT = ".receipt.json"
 MAX_RECEIPT = 16 << 20  # bytes; 4096 components take about 2 MB

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from airgap_images.layout import PARTIAL, Layout, exclusive, sync_directory, write_atomic
 from airgap_images.oci import Digest
+from airgap_images.sha512 import SHA512SUMS
 from audit import journal, sealed
 from audit.verify import state
 from audit.verify.walk import Place, read_signatures
@@ -33,7 +34,7 @@ POLICY = "policy.json"
 LEDGER = "images.json"  # what this store put into targets
 FOLDERS = ("blobs", "blobs/sha256", "bundles", "generations", "receipts", PARTIAL)
 FILES = ("oci-layout", journal.FILE, state.FILE, LEDGER, LOCK)
-KEPT = ("receipts", journal.FILE, state.FILE)  # what stays after everything was uninstalled
+KEPT = ("receipts", journal.FILE, state.FILE, state.POLICIES)  # what stays after everything was uninstalled
 OPEN = 0o755
 REPLACED = "somebody changed it: look at it, remove it, then install again"
 
@@ -148,6 +149,8 @@ class Store:
                     write_atomic(folder / name, raw)
             for name in set(names(folder / "signatures")) - {name.removeprefix("signatures/") for name, _ in files}:
                 remove(folder / "signatures" / name)
+            if SHA512SUMS not in dict(files):  # signed anew without it
+                remove(folder / SHA512SUMS)
             return
         new = self.root / "bundles" / NEW
         make_folder(new)
@@ -161,6 +164,8 @@ class Store:
         """Raise SiteError unless every part belongs to this user, is writable by no other, and is no link."""
         for name in ("", *FOLDERS):
             _check_ours(self.root / name, stat.S_ISDIR, "a folder")
+        if os.path.lexists(self.root / state.POLICIES):
+            _check_ours(self.root / state.POLICIES, stat.S_ISDIR, "a folder")
         for name in FILES:
             if os.path.lexists(self.root / name):
                 _check_ours(self.root / name, stat.S_ISREG, "a regular file")

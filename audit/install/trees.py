@@ -19,6 +19,7 @@ from typing import Literal
 from airgap_images.bundle import Component, TreeFile, tree_files
 from airgap_images.layout import Layout, PlaceMode, Progress, hash_descriptor, open_regular, sync_directory
 from airgap_images.oci import Digest
+from airgap_images.sha512 import Second
 from audit.install.receipts import OWN_RECEIPT
 from audit.install.store import OPEN, make_folder
 from audit.verify.walk import Watch
@@ -83,10 +84,15 @@ class Standing:
 
 @dataclass(slots=True)
 class Hashes:
-    """The sha256 of every inode read so far; each is read once, and ``watch`` is told how it goes."""
+    """The sha256 of every inode read so far; each is read once, and ``watch`` is told how it goes.
+
+    Of digests in ``strong`` the sha512 (hex) is compared too, from the same read.
+    """
 
     watch: Watch
     known: dict[Inode, Digest] = field(default_factory=dict)
+    strong: Mapping[Digest, str] = field(default_factory=dict)
+    _second: dict[Inode, str] = field(default_factory=dict)
 
     def compare(self, files: Iterable[Standing]) -> Iterator[Damage]:
         """Yield the files whose content is not what it must be, or that can no longer be read."""
@@ -98,14 +104,17 @@ class Hashes:
         guard = threading.Lock()
 
         def one(file: Standing) -> None:
+            second = Second() if file.digest in self.strong else None
             try:
-                digest = _hash(file, self.watch.moved)
+                digest = _hash(file, self.watch.moved, second)
             except (AirgapError, OSError) as error:
                 with guard:
                     failed[file.inode] = f"cannot be read: {error}"
                 return
             with guard:
                 self.known[file.inode] = digest
+                if second:
+                    self._second[file.inode] = second.hex
 
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
             list(pool.map(one, unread.values()))
@@ -115,6 +124,8 @@ class Hashes:
                 yield Damage("changed", file.place, failed[file.inode])
             elif got != file.digest:
                 yield Damage("changed", file.place, f"content is sha256 {got.hex}, expected {file.digest.hex}")
+            elif file.inode in self._second and self._second[file.inode] != self.strong[file.digest]:
+                yield Damage("changed", file.place, f"content is sha512 {self._second[file.inode]}, expected {self.strong[file.digest]}")
 
 
 def place(layout: Layout, component: Component, folder: Path, mode: PlaceMode, progress: Progress) -> PlacedTree:
@@ -241,9 +252,9 @@ def _parents(folder: Path, path: str) -> Iterator[Path]:
     yield from (folder / parent for parent in _above(path))
 
 
-def _hash(file: Standing, progress: Progress) -> Digest:
+def _hash(file: Standing, progress: Progress, second: Second | None) -> Digest:
     fd = open_regular(file.path, printable(file.place), file.size)
     try:
-        return hash_descriptor(fd, progress)
+        return hash_descriptor(fd, progress, second)
     finally:
         os.close(fd)

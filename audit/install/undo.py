@@ -16,15 +16,15 @@ from airgap_images.layout import PARTIAL, read_regular, sync_directory
 from airgap_images.oci import Digest
 from airgap_images.targets import Cargo, Target
 from audit import journal
-from audit.install import generations, images, receipts
+from audit.install import generations, images, memory, receipts
 from audit.install.images import Left
 from audit.install.receipts import ImageReceipt, Receipt
 from audit.install.store import CURRENT, KEPT, POLICY, Store, locked, names, refusing, remove, remove_empty
 from audit.install.trees import Damage, Hashes
 from audit.journal import Head
-from audit.verify.walk import MAX_INDEX, ROOTS, Silent, Watch
-from manifests.errors import AirgapError, IntegrityError, UsageError
-from manifests.statement import SUFFIX
+from audit.verify.walk import MAX_INDEX, ROOTS, STRONG, Silent, Watch
+from manifests.errors import AirgapError, IntegrityError, TrustError, UsageError
+from manifests.statement import MODEL_SUFFIX, SUFFIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +57,18 @@ class Removed:
 
 
 def rollback(
-    folder: Path, *, now: datetime, to: int | None = None, targets: Iterable[Target] = (), watch: Watch | None = None
+    folder: Path,
+    *,
+    now: datetime,
+    to: int | None = None,
+    targets: Iterable[Target] = (),
+    watch: Watch | None = None,
+    state_folder: Path | None = None,
 ) -> RolledBack:
     """Switch the store at ``folder`` back to generation ``to``, or to the latest one before the current that stands whole.
 
     Every file of it is hashed first. Images go to ``targets`` again, so that references point to that generation's. Raises
-    UsageError if there is no such generation, IntegrityError if it is damaged.
+    UsageError if there is no such generation, IntegrityError if it is damaged, TrustError if the policy in force revokes its bundle.
     """
     store, watch = Store.writable(folder), watch or Silent()
     with locked(store), refusing(store):
@@ -71,6 +77,7 @@ def rollback(
         if previous is None:
             raise UsageError(f"{folder}: nothing is installed", hint="`airgap-audit install` a bundle")
         receipt, parts, skipped = _choose(store, _candidates(store, previous, to), Hashes(watch))
+        _refuse_revoked(store, receipt, state_folder or store.root)
         said = {"from": str(previous), "to": str(receipt.generation), "bundle": str(receipt.digest)}
         journal.append(store.root, "rollback", "begun", said, now=now)
         placed = images.receipts_of(parts, images.place(store, parts, targets, watch))
@@ -141,6 +148,19 @@ def _choose(
     )
 
 
+def _refuse_revoked(store: Store, receipt: Receipt, folder: Path) -> None:
+    """Raise TrustError if the policy that this site accepted last revokes the bundle of a generation, or a blob of it."""
+    used = memory.in_force(store, folder, receipt.stream)
+    if used is None:
+        return
+    revoked = used.policy.revoked
+    blobs = {digest.hex for digest in _closure(store, receipt.digest)} & set(revoked.blobs)
+    what = f"bundle {receipt.digest}" if receipt.bundle in revoked.roots else "".join(f"blob sha256:{blob}" for blob in sorted(blobs)[:1])
+    if what:
+        message = f"generation {receipt.generation}: {what} is revoked by the policy in force, version {used.policy.version}"
+        raise TrustError(message, hint="choose another with `--to`, or install a newer bundle", rule="5.revoked")
+
+
 @dataclass(frozen=True, slots=True)
 class _Cut:
     """What is to go."""
@@ -189,10 +209,10 @@ def _cargoes(store: Store, bundles: tuple[Digest, ...]) -> Iterator[Cargo]:
 
 def _remove_bundle(store: Store, digest: Digest) -> list[str]:
     folder = store.bundle(digest)
-    for name in (*(name for name, _ in ROOTS), POLICY):
+    for name in (*(name for name, _ in (*ROOTS, STRONG)), POLICY):
         remove(folder / name)
     for name in names(folder / "signatures"):
-        if name.endswith(SUFFIX):
+        if name.endswith((SUFFIX, MODEL_SUFFIX)):
             remove(folder / "signatures" / name)
     remove_empty(folder / "signatures")
     left = [f"bundles/{digest.hex}/{name}" for name in names(folder)]

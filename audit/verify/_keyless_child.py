@@ -15,6 +15,7 @@ import json
 import os
 import resource
 import sys
+from datetime import UTC
 from typing import Any
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # unshare(2)
@@ -62,31 +63,64 @@ def held(text: str) -> str:
 def judge(item: dict[str, Any], verifiers: list[Any]) -> dict[str, Any]:
     """Return the answer to one question; only what the library itself refuses is wrong, everything else stays open."""
     from sigstore.errors import Error  # noqa: PLC0415 - nothing of it before `shut`
-    from sigstore.models import Bundle  # noqa: PLC0415
-    from sigstore.verify.policy import Identity  # noqa: PLC0415
 
     verifier = verifiers[item["root"]]
     if isinstance(verifier, Exception):
         return said("unverifiable", f"the policy's trusted root cannot be used: {verifier}")
-    who = Identity(identity=item["identity"], issuer=item["issuer"])
     try:
-        bundle = Bundle.from_json(item["bundle"])
-        if item["artifact"] is not None:
-            verifier.verify_artifact(base64.b64decode(item["artifact"], validate=True), bundle, who)
-            return said("good", "")
-        kind, payload = verifier.verify_dsse(bundle, who)
+        return verified(item, verifier)
     except (Error, ValueError) as error:
         return said("wrong", str(error))
     except Exception as error:  # noqa: BLE001 - a library's bug on hostile bytes is no verdict
         return said("unverifiable", f"the library failed: {type(error).__name__}: {error}")
+
+
+def verified(item: dict[str, Any], verifier: Any) -> dict[str, Any]:
+    """Return the answer to a question whose bundle verifies; raises what the library raises on another."""
+    from sigstore.models import Bundle  # noqa: PLC0415
+
+    bundle = Bundle.from_json(item["bundle"])
+    if item["artifact"] is not None:
+        verifier.verify_artifact(base64.b64decode(item["artifact"], validate=True), bundle, wanted(item))
+        return said("good", "")
+    kind, payload = verifier.verify_dsse(bundle, wanted(item))
     if kind != "application/vnd.in-toto+json":
         return said("wrong", f"payload type {kind}")
-    return said("good", "") | {"payload": hashlib.sha256(payload).hexdigest()}
+    if item["whole"] and (spare := spare_timestamps(verifier, bundle)):
+        return said("wrong", f"{spare} of its timestamps do not verify")
+    return said("good", "") | {"payload": hashlib.sha256(payload).hexdigest(), "time": time_of(verifier, bundle)}
+
+
+def wanted(item: dict[str, Any]) -> Any:
+    """Return the policy of a question: a whole identity, or a source repository, each as stated by the issuer."""
+    from sigstore.verify.policy import AllOf, Identity, OIDCIssuer, OIDCIssuerV2, OIDCSourceRepositoryURI  # noqa: PLC0415
+
+    issuer = item["issuer"]
+    if not issuer or bool(item["identity"]) == bool(item["repository"]):
+        raise ValueError("no issuer, or not exactly one of identity and repository to look for")
+    if item["identity"]:
+        return AllOf([Identity(identity=item["identity"], issuer=issuer)])
+    return AllOf([OIDCSourceRepositoryURI(item["repository"]), OIDCIssuerV2(issuer), OIDCIssuer(issuer)])
+
+
+def spare_timestamps(verifier: Any, bundle: Any) -> int:
+    """Return how many timestamps of a verified bundle are by nobody whom the trusted root names."""
+    stamped = bundle.verification_material.timestamp_verification_data
+    return len(stamped.rfc3161_timestamps) - len(verifier._verify_timestamp_authority(bundle)) if stamped else 0  # noqa: SLF001 - the one way
+
+
+def time_of(verifier: Any, bundle: Any) -> str | None:
+    """Return the earliest time that a verified bundle's log or timestamp authority states, None if the library no longer tells."""
+    try:
+        times = [found.time for found in verifier._establish_time(bundle)]  # noqa: SLF001 - the one way to what was verified
+    except AttributeError:
+        return None
+    return min(times).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if times else None
 
 
 def said(result: str, reason: str) -> dict[str, Any]:
     """Return an answer."""
-    return {"result": result, "reason": " ".join(reason.split())[:REASON], "payload": None}
+    return {"result": result, "reason": " ".join(reason.split())[:REASON], "payload": None, "time": None}
 
 
 def verifier(path: str) -> Any:

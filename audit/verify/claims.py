@@ -104,6 +104,11 @@ def claims(tree: EvidenceTree, found: Found, subjects: Mapping[Digest, bytes]) -
             yield error
 
 
+def attestation(bundle: bytes, what: str) -> Claim:
+    """Return what a Sigstore bundle with a statement in it claims; raises like ``claims`` yields."""
+    return _bundle(bundle, what, {}, Digest.of(b""))
+
+
 def _layer(tree: EvidenceTree, found: Found, layer: Descriptor, subjects: Mapping[Digest, bytes]) -> Claim | Unsigned:
     kind = layer.media_type
     if kind == SIMPLE:
@@ -229,7 +234,7 @@ def _envelope(value: Any, what: str) -> _Content:
 
 def _statement(payload: bytes, what: str) -> tuple[str, tuple[Digest, ...]]:
     value = canonical.parse(payload, what, limit=MAX_DOCUMENT)
-    if not isinstance(value, dict) or value.get("_type") not in STATEMENTS:
+    if not isinstance(value, dict) or not isinstance(value.get("_type"), str) or value["_type"] not in STATEMENTS:
         raise _broken(f"{what}: not an in-toto statement")
     predicate, subjects = value.get("predicateType"), value.get("subject")
     if not isinstance(predicate, str) or not isinstance(subjects, list) or not 0 < len(subjects) <= MAX_SUBJECTS:

@@ -8,6 +8,7 @@ the library takes about half a second. What it cannot be asked, or does not answ
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 import subprocess
 import sys
@@ -32,25 +33,31 @@ Result = Literal["good", "wrong", "unverifiable"]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One bundle against one identity. ``artifact`` is what it signs, None if that is the statement in its envelope.
+    """One bundle against one identity, or a source ``repository``. ``artifact`` is what it signs, None if that is the statement in it.
 
-    ``root`` is the trusted root as JSON, from the policy.
+    ``root`` is the trusted root as JSON, from the policy. With ``whole``, every timestamp in the bundle must be good, not only one.
     """
 
     bundle: bytes
     artifact: bytes | None
-    identity: str
+    identity: str | None
     issuer: str
     root: bytes
+    repository: str | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the child said; ``payload`` is the sha256 (hex) of the statement it verified, None if it verified ``artifact``."""
+    """What the child said; ``payload`` is the sha256 (hex) of the statement it verified, None if it verified ``artifact``.
+
+    ``time`` is when the signature was made, as the log or the timestamp authority that was verified states it (RFC 3339, UTC).
+    """
 
     result: Result
     reason: str
     payload: str | None = None
+    time: str | None = None
 
 
 def judge(questions: Iterable[Question]) -> tuple[Answer, ...]:
@@ -68,6 +75,11 @@ def judge(questions: Iterable[Question]) -> tuple[Answer, ...]:
     return _parsed(said, asked)
 
 
+def payload_digest(payload: bytes) -> str:
+    """Return how an answer names the statement it verified: its sha256 (hex)."""
+    return hashlib.sha256(payload).hexdigest()
+
+
 def _encoded(asked: tuple[Question, ...]) -> bytes:
     roots = sorted({question.root for question in asked})
     return canonical.compact(
@@ -79,7 +91,9 @@ def _encoded(asked: tuple[Question, ...]) -> bytes:
                     "bundle": question.bundle.decode(),
                     "artifact": None if question.artifact is None else base64.b64encode(question.artifact).decode(),
                     "identity": question.identity,
+                    "repository": question.repository,
                     "issuer": question.issuer,
+                    "whole": question.whole,
                     "root": roots.index(question.root),
                 }
                 for question in asked
@@ -97,7 +111,7 @@ def _ask(raw: bytes, seconds: float) -> bytes | None:
         with subprocess.Popen(  # noqa: S603 - this interpreter, a file of this package
             [sys.executable, "-I", "-B", "-X", "utf8", str(CHILD)],
             cwd="/",
-            env={},
+            env={"HOME": "/nonexistent"},  # without one, the library would ask the system's name service, over a socket
             stdin=question,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -131,10 +145,18 @@ def _parsed(said: bytes | None, asked: tuple[Question, ...]) -> tuple[Answer, ..
 
 
 def _answer(value: Any) -> Answer:
-    result, reason, payload = (value.get(key) for key in ("result", "reason", "payload")) if isinstance(value, dict) else (None,) * 3
+    keys = ("result", "reason", "payload", "time")
+    result, reason, payload, time = (value.get(key) for key in keys) if isinstance(value, dict) else (None,) * 4
     if result not in {"good", "wrong", "unverifiable"}:
         return Answer("unverifiable", "the process that judges it gave no answer")
-    return Answer(result, printable(str(reason)), payload if isinstance(payload, str) else None)
+    return Answer(result, printable(str(reason), 400), payload if isinstance(payload, str) else None, _time(time))
+
+
+def _time(text: Any) -> str | None:
+    try:
+        return canonical.stamp(canonical.moment(text))
+    except (TypeError, ValueError):
+        return None
 
 
 def _all(asked: tuple[Question, ...], reason: str) -> tuple[Answer, ...]:

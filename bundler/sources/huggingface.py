@@ -197,7 +197,7 @@ def _entry(file: HubFile) -> dict[str, str | int]:
 
 def _facts(snapshot: Snapshot, claims: dict[str, str]) -> dict[str, str]:
     files, listed, revision = snapshot.files, snapshot.listed, snapshot.revision
-    facts = {"files": str(len(files)), "bytes": str(sum(file.size for file in files))}
+    facts = {"files": str(len(files)), "bytes": str(sum(file.size for file in files)), "host": snapshot.hub.host}
     facts |= {"upstream_files": str(len(listed))} if len(listed) != len(files) else {}
     said = {"gated": revision.gated, "pipeline": revision.pipeline, "library": revision.library}
     return facts | {key: text for key, text in said.items() if text} | claims

@@ -7,6 +7,8 @@ project, for building one runs its code. Locking again resolves again: new relea
 stays the same bytes. What was asked for but not had is said: a newest version without a wheel for the target, a yanked
 release.
 
+What the index publishes beside the files (PEP 740) becomes a component of its own, ``NAME.upstream``.
+
 The tree: ``wheels/`` beside a hash-pinned ``requirements.txt`` and a standard ``pylock.toml`` (PEP 751).
 """
 
@@ -17,7 +19,7 @@ import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import unquote, urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -33,6 +35,8 @@ from bundler import pylock, simple, uvtool
 from bundler.folder import locate
 from bundler.pylock import Distribution, Package
 from bundler.sources import Context
+from bundler.upstream.component import checked_name
+from bundler.upstream.wheels import ATTESTATIONS, collect
 from bundler.wheels import DEFAULT_MANYLINUX, MACHINES, UV_PLATFORMS, PythonTarget
 from manifests import canonical
 from manifests.errors import AirgapError, IntegrityError, InvalidFileError, NetworkError, UsageError
@@ -72,6 +76,9 @@ class Options(Frozen):
     constraints: RequirementTexts = Field(default=(), strict=False, description="limits for whatever is needed")
     overrides: RequirementTexts = Field(default=(), strict=False, description="taken instead of what packages ask for")
     allow_sdist: ProjectNames = Field(default=(), strict=False, description="projects that may travel as source")
+    upstream: Literal["collect", "skip"] = Field(
+        default="collect", description="attestations the index publishes beside its files (PEP 740): carry them, or do not ask"
+    )
     python: str | None = Field(default=None, pattern=r"^3\.\d{1,2}$", description="such as 3.12; target.python when absent")
     manylinux: str | None = Field(default=None, pattern=r"^2_\d{1,2}$", description="such as 2_34; target.manylinux or 2_28 when absent")
 
@@ -106,6 +113,8 @@ def resolve(name: str, role: str | None, options: Options, context: Context, env
     Raises UsageError if nothing satisfies the requirements on the target, NetworkError if the index does not answer.
     """
     target = _target(name, options, context)
+    if options.upstream == "collect":
+        checked_name(name)
     asked = _asked(name, options, context)
     question = uvtool.Question(
         requirements=asked.requirements,
@@ -126,7 +135,13 @@ def resolve(name: str, role: str | None, options: Options, context: Context, env
     indexes = uvtool.where_from(replace(question, requirements=pinned, constraints=(), overrides=(), sdists=answer.sdists), name, environ)
     _compare(name, _wishes(question, packages), indexes, context)
     roots = frozenset(canonicalize_name(Requirement(text).name) for text in asked.requirements)
-    return _component(name, role, Closure(target, chosen, indexes, roots), context)
+    found = _component(name, role, Closure(target, chosen, indexes, roots), context)
+    return found if options.upstream == "collect" else found.model_copy(update={"facts": found.facts | {ATTESTATIONS: "not asked for"}})
+
+
+def companions(locked: LockedComponent, options: Options, context: Context) -> tuple[LockedComponent, ...]:
+    """Return what the index publishes beside the files, as the component ``NAME.upstream``; nothing if it was not to be asked for."""
+    return (collect(locked, context),) if options.upstream == "collect" else ()
 
 
 def credentials(_client: Client, _registries: Registries) -> Credentials:

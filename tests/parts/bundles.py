@@ -9,8 +9,11 @@ from pathlib import Path
 
 from airgap_images.bundle import Component, TreeFile, component_descriptor, write_index, write_tree
 from airgap_images.layout import Layout
-from bundler import keys, sign
-from manifests.policy import Policy, first_policy
+from audit import signers as keys
+from audit.signers import file as key_files
+from bundler import sign
+from manifests import statement
+from manifests.policy import Policy, first_policy, signer_entry
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 STREAM = "test-stream"
@@ -23,7 +26,7 @@ class Site:
     folder: Path
     policy: Policy
 
-    def key(self, name: str) -> keys.Signer:
+    def key(self, name: str) -> keys.LocalSigner:
         return keys.signer(f"file:{self.folder / f'{name}.key'}", lambda _: "")
 
     @property
@@ -31,11 +34,11 @@ class Site:
         return self.policy.to_bytes()
 
 
-def site(folder: Path, *, threshold: int = 2, curves: dict[str, keys.Curve] | None = None) -> Site:
+def site(folder: Path, *, threshold: int = 2, curves: dict[str, key_files.Kind] | None = None) -> Site:
     public = {}
     for name in ("alice", "bob", "carol"):
-        _, path = keys.make(name, folder, curve=(curves or {}).get(name, "p256"), passphrase=None)
-        public[name] = path.read_text()
+        _, path = key_files.make(name, folder, kind=(curves or {}).get(name, "p256"), passphrase=None)
+        public[name] = signer_entry(path.read_text())
     public.pop("carol")
     return Site(folder, first_policy(STREAM, public, threshold=threshold, expires=NOW + timedelta(days=365)))
 
@@ -57,6 +60,13 @@ def layout(folder: Path, trees: dict[str, dict[str, bytes]], *, stream: str = ST
 
 def terms(serial: int | None = 1, *, created: datetime = NOW, days: int = 90) -> sign.Terms:
     return sign.Terms(serial, created, created + timedelta(days=days), None, None, ("airgap-bundler", "test"))
+
+
+def policy_files(who: Site, *signers: str) -> tuple[tuple[str, bytes], ...]:
+    """Return the signature files of a site's policy, by alice and bob unless others are named."""
+    stated = who.policy
+    said = statement.policy_payload(who.policy_raw, stream=stated.stream, version=stated.version, previous=stated.previous)
+    return tuple((f"{name}{statement.SUFFIX}", who.key(name).envelope(said).to_bytes()) for name in signers or ("alice", "bob"))
 
 
 def signed(folder: Path, who: Site, *, serial: int = 1, signers: tuple[str, ...] = ("alice", "bob"), size: int = 300_000) -> Path:

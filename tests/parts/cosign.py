@@ -1,25 +1,19 @@
 """The real `cosign` 2.5 of Debian 13, to sign images in a real registry and to give a second opinion on signatures.
 
-It comes from the mirror this machine's own apt configuration names, through a private apt root: nothing on the machine is installed or
-changed. Where this machine's C library is too old for it, it runs with that of Debian 13. Both are kept under `parts-cache/`.
+It comes from the mirror this machine's own apt configuration names (see `trixie.py`). Where this machine's C library is too old for it, it
+runs with that of Debian 13.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import platform
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-from parts.images import CACHE, find, need, tool
+from parts import trixie
 
-SUITE = "trixie"
-KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 RECIPE = 1  # count up when the recipe changes
 UPLOAD_NOTHING = ("--tlog-upload=false", "--yes", "--allow-http-registry")
 IGNORE_LOG = ("--insecure-ignore-tlog", "--allow-http-registry")
@@ -60,65 +54,12 @@ class Cosign:
 
 def cosign(folder: Path) -> Cosign:
     """Give a cosign that works in `folder`; skips where it cannot be had."""
-    need("apt-get", "dpkg-deb")
-    if platform.machine() != "x86_64" or not KEYRING.exists():
-        pytest.skip("cosign is taken from Debian, for amd64")
     folder.mkdir(parents=True, exist_ok=True)
-    return Cosign(_program(_cached()), folder)
-
-
-def _cached() -> Path:
-    made = CACHE / f"cosign-{SUITE}-{RECIPE}"
-    CACHE.mkdir(exist_ok=True)
-    with (CACHE / f".{made.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not made.is_dir():
-            work = CACHE / f".{made.name}.work"
-            shutil.rmtree(work, ignore_errors=True)
-            work.mkdir()
-            for package in _download(work / "apt", "cosign", "libc6"):
-                tool("dpkg-deb", "-x", package, work / "root")
-            (work / "root").rename(made)
-            shutil.rmtree(work)
-    return made
+    return Cosign(_program(trixie.unpacked("cosign", RECIPE, "cosign", "libc6")), folder)
 
 
 def _program(root: Path) -> tuple[str, ...]:
     direct = str(root / "usr/bin/cosign")
     if subprocess.run([direct, "version"], capture_output=True, check=False).returncode == 0:
         return (direct,)
-    loader, libraries = root / "usr/lib64/ld-linux-x86-64.so.2", root / "usr/lib/x86_64-linux-gnu"
-    return (str(loader), "--library-path", str(libraries), direct)
-
-
-def _download(apt: Path, *packages: str) -> list[Path]:
-    """Fetch packages of another Debian from the mirror this machine uses, proven with this machine's keys."""
-    for folder in ("state/lists/partial", "cache/archives/partial"):
-        (apt / folder).mkdir(parents=True)
-    (apt / "status").touch()
-    (apt / "sources.list").write_text(f"deb [signed-by={KEYRING}] {_mirror()} {SUITE} main\n")
-    private = {
-        "Dir::State": apt / "state",
-        "Dir::State::status": apt / "status",
-        "Dir::Cache": apt / "cache",
-        "Dir::Etc::sourcelist": apt / "sources.list",
-        "Dir::Etc::sourceparts": "/dev/null",
-        "APT::Sandbox::User": "root",
-        "Acquire::Languages": "none",
-    }
-    options = [part for key, value in private.items() for part in ("-o", f"{key}={value}")]
-    tool("apt-get", *options, "-qq", "update")
-    done = subprocess.run([find("apt-get"), *options, "-qq", "download", *packages], cwd=apt, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"apt-get download: {done.stderr}"
-    return sorted(apt.glob("*.deb"))
-
-
-def _mirror() -> str:
-    """Return the address this machine has its own Debian from."""
-    release = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
-    own = release.get("VERSION_CODENAME", "").strip('"')
-    listed = tool("apt-get", "indextargets", "--format", "$(CREATED_BY) $(REPO_URI) $(RELEASE) $(COMPONENT)").splitlines()
-    found = [uri for kind, uri, suite, part in (line.split() for line in listed) if (kind, suite, part) == ("Packages", own, "main")]
-    if not found:
-        pytest.skip("this machine's apt configuration names no mirror of Debian")
-    return found[0]
+    return trixie.with_its_libraries(root, direct)

@@ -28,22 +28,23 @@ from audit.evidence.assessment import Assessment, proved, refused
 from audit.evidence.cyclonedx import cyclonedx
 from audit.evidence.report import html
 from audit.evidence.verification import verification_json
+from audit.signers import file as keys
 from audit.verify.result import VerifiedBundle
 from audit.verify.trust import Memory
-from audit.verify.upstream import Seen, Verdict
+from audit.verify.verdict import Seen, Verdict
 from audit.verify.walk import Place, verify
-from bundler import keys, sign
+from bundler import sign
 from manifests import canonical
 from manifests.errors import AirgapError, IntegrityError, RefusedError, TrustError
 from manifests.lock import Inline, Lock, LockedComponent, Pin
-from manifests.policy import Policy, first_policy
+from manifests.policy import Policy, first_policy, signer_entry
 
 TOOL = ("airgap-audit", "1.2.3")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SIGNERS = {
-    "alice": keys.FileSigner("alice", ec.derive_private_key(0xA11CE, ec.SECP256R1())),
-    "bob": keys.FileSigner("bob", ec.derive_private_key(0xB0B, ec.SECP384R1())),
-    "carol": keys.FileSigner("carol", ed25519.Ed25519PrivateKey.from_private_bytes(b"carol".ljust(32, b"."))),
+    "alice": keys.from_private("alice", ec.derive_private_key(0xA11CE, ec.SECP256R1())),
+    "bob": keys.from_private("bob", ec.derive_private_key(0xB0B, ec.SECP384R1())),
+    "carol": keys.from_private("carol", ed25519.Ed25519PrivateKey.from_private_bytes(b"carol".ljust(32, b"."))),
 }
 HOSTILE = '<script>alert("x")</script>\N{RIGHT-TO-LEFT OVERRIDE}{{ 7*7 }}'
 
@@ -58,7 +59,7 @@ class Drift:
 
 
 def policy(*names: str) -> Policy:
-    public = {name: pem(name) for name in names or SIGNERS}
+    public = {name: signer_entry(pem(name)) for name in names or SIGNERS}
     return first_policy(STREAM, public, threshold=len(public), expires=NOW + timedelta(days=365))
 
 
@@ -297,8 +298,8 @@ def assessed(
 
 def refusal() -> RefusedError:
     reasons = [
+        TrustError("signatures: 1 of 2 needed signers (signed by alice)", hint="have the missing signers sign", rule="4.threshold"),
         IntegrityError(f"blobs/sha256/{'a' * 64}: content is sha256 {'b' * 64}, expected {'a' * 64}", hint="copy it again"),
-        TrustError("signatures: 1 of 2 needed signers (signed by alice)", hint="have the missing signers sign"),
         IntegrityError(f"{HOSTILE}: does not belong to the bundle", hint="nothing unsigned may travel with it"),
     ]
     return RefusedError(reasons)

@@ -25,17 +25,19 @@ class Desk:
     warnings: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     uploaded_before: datetime | None = None
+    patience: float = 60  # seconds
+    netrc: Path | None = None
 
     @property
     def client(self) -> Client:
-        return Client(retry=Retry(attempts=2, first=0))
+        return Client(retry=Retry(attempts=2, first=0), stall_timeout=self.patience, netrc=self.netrc)
 
     @property
     def cache(self) -> Layout:
         return Layout.create(self.folder / "cache")
 
-    def lock(self, *requirements: str, previous: LockedComponent | None = None, **options: object) -> LockedComponent:
-        context = Context(
+    def context(self, previous: LockedComponent | None = None, beside: tuple[LockedComponent, ...] = ()) -> Context:
+        return Context(
             folder=self.folder,
             target=self.target,
             previous=previous,
@@ -43,9 +45,18 @@ class Desk:
             client=self.client,
             uploaded_before=self.uploaded_before,
             warn=self.warnings.append,
+            beside=beside,
         )
+
+    def lock(self, *requirements: str, previous: LockedComponent | None = None, **options: object) -> LockedComponent:
         given = python.Options.model_validate({"requirements": list(requirements)} | options)
-        return python.resolve("gw", "gateway", given, context, self.environment or os.environ)
+        return python.resolve("gw", "gateway", given, self.context(previous), self.environment or os.environ)
+
+    def beside(self, locked: LockedComponent, previous: LockedComponent | None = None, before: LockedComponent | None = None) -> LockedComponent:
+        """What the source puts beside a locked component; `previous` and `before` are what the old lock says of both."""
+        options = python.Options.model_validate({"requirements": ["x"]})
+        (found,) = python.companions(locked, options, self.context(previous, (before,) if before else ()))
+        return found
 
     def add(self, project: str, version: str, **options: object) -> None:
         assert self.index

@@ -3,7 +3,8 @@
     with pyindex.Index() as index:
         index.add("app", "1.0", requires=["lib>=2"], tags=("cp312-cp312-manylinux_2_28_x86_64",))
 
-The Simple API in JSON, or in HTML as older indexes speak it; metadata beside the wheels, as large indexes have it.
+The Simple API in JSON, or in HTML as older indexes speak it; metadata beside the wheels, as large indexes have it, and attestations
+(PEP 740) where a test gives them.
 """
 
 from __future__ import annotations
@@ -90,6 +91,16 @@ class Index:
         self.files[project] = [file for file in self.files[project] if f"-{version}" not in file["filename"]]
         self._list(project)
 
+    def attest(self, filename: str, raw: bytes, *, url: str = "", **faults: Any) -> str:
+        """Serve `raw` as the provenance of a file (PEP 740) and list it, or name another address instead; return the address."""
+        ((project, file),) = ((p, f) for p, files in self.files.items() for f in files if f["filename"] == filename)
+        path = f"/integrity/{project}/{filename}/provenance"
+        kind = {"Content-Type": "application/vnd.pypi.integrity.v1+json"}
+        own = self.server.serve(path, raw, **({"headers": kind, "authorization": self.authorization} | faults))
+        file["provenance"] = url or own
+        self._list(project)
+        return str(file["provenance"])
+
     def _publish(self, project: str, filename: str, data: bytes, metadata: bytes, said: dict[str, Any]) -> None:
         url = self.server.serve(f"/files/{filename}", data, authorization=self.authorization)
         sha256 = hashlib.sha256(data).hexdigest() if self.hashes else None
@@ -104,7 +115,7 @@ class Index:
         if self.html:
             body, kind = "".join(map(_anchor, self.files[project])).encode(), "text/html"
         else:
-            value = {"meta": {"api-version": "1.1"}, "name": project, "files": self.files[project]}
+            value = {"meta": {"api-version": "1.3"}, "name": project, "files": self.files[project]}
             body, kind = json.dumps(value).encode(), "application/vnd.pypi.simple.v1+json"
         headers = {"Content-Type": kind, "Cache-Control": "max-age=0"}
         self.server.serve(f"/simple/{project}/", body, headers=headers, authorization=self.authorization, challenge="Basic realm=x")
@@ -114,6 +125,7 @@ def _anchor(file: dict[str, Any]) -> str:
     fragment = f"#sha256={file['hashes']['sha256']}" if file["hashes"] else ""
     said = f' data-requires-python="{escape(file["requires-python"])}"' if file["requires-python"] else ""
     said += f' data-yanked="{escape(file["yanked"])}"' if file["yanked"] else ""
+    said += f' data-provenance="{escape(file["provenance"])}"' if file.get("provenance") else ""
     return f'<a href="{file["url"]}{fragment}"{said}>{file["filename"]}</a>\n'
 
 

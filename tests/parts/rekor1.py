@@ -9,6 +9,7 @@ An entry comes with a promise (SignedEntryTimestamp) and nothing else; only who 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -52,7 +53,7 @@ class Rekor1:
         """What the private Sigstore's root says, with this log."""
         root = self._private.trusted_root()
         key = {"rawBytes": encoded(public(self._key)), "keyDetails": "PKIX_ECDSA_P256_SHA_256", "validFor": {"start": SINCE}}
-        own = {"baseUrl": self.url, "hashAlgorithm": "SHA2_256", "publicKey": key, "logId": {"keyId": encoded(sha256(public(self._key)))}}
+        own = {"baseUrl": f"https://{ORIGIN.partition(' ')[0]}", "hashAlgorithm": "SHA2_256", "publicKey": key, "logId": {"keyId": encoded(sha256(public(self._key)))}}
         return root | {"tlogs": [*root["tlogs"], own]}
 
     def grow(self, count: int = 1) -> None:
@@ -101,6 +102,26 @@ class Rekor1:
             "dev.sigstore.cosign/bundle": json.dumps({"SignedEntryTimestamp": entry["promise"], "Payload": promised}),
         }
 
+    def entry(self, kind: str, spec: dict) -> dict:
+        """Enter something; return the entry as Sigstore bundles hold one."""
+        self._enter(json.dumps({"apiVersion": "0.0.1", "kind": kind, "spec": spec}, sort_keys=True, separators=(",", ":")).encode())
+        entry, proof = self._entries[-1], self._proof(len(self._entries) - 1)
+        return {
+            "logIndex": str(entry["logIndex"]),
+            "logId": {"keyId": encoded(bytes.fromhex(entry["logID"]))},
+            "kindVersion": {"kind": kind, "version": "0.0.1"},
+            "integratedTime": str(entry["integratedTime"]),
+            "inclusionPromise": {"signedEntryTimestamp": entry["promise"]},
+            "inclusionProof": {
+                "logIndex": str(proof["logIndex"]),
+                "rootHash": encoded(bytes.fromhex(proof["rootHash"])),
+                "treeSize": str(proof["treeSize"]),
+                "hashes": [encoded(bytes.fromhex(part)) for part in proof["hashes"]],
+                "checkpoint": {"envelope": proof["checkpoint"]},
+            },
+            "canonicalizedBody": entry["body"],
+        }
+
     def _enter(self, body: bytes) -> dict:
         self._tree.add(body)
         entry = {
@@ -115,13 +136,35 @@ class Rekor1:
         return entry
 
     def _answer(self, request: httpd.Request) -> tuple[int, dict[str, str], bytes]:
+        if request.method == "POST":
+            return self._entered(json.loads(request.body))
         place = int(parse_qs(urlsplit(request.path).query)["logIndex"][0]) - SHARD
         if not 0 <= place < len(self._entries):
             return 404, {}, b"{}"
+        return 200, {"Content-Type": "application/json"}, self._told(place)
+
+    def _told(self, place: int) -> bytes:
         entry = dict(self._entries[place])
         promise = entry.pop("promise")
         entry |= {"verification": {"inclusionProof": self._proof(place), "signedEntryTimestamp": promise}} | self.changes
-        return 200, {"Content-Type": "application/json"}, json.dumps({f"24296fb24b8ad77a{place:064x}": entry}).encode()
+        return json.dumps({f"24296fb24b8ad77a{place:064x}": entry}).encode()
+
+    def _entered(self, proposed: dict) -> tuple[int, dict[str, str], bytes]:
+        """Enter what a client proposes; of an envelope the log keeps hashes and signatures."""
+        spec = proposed["spec"]
+        if proposed["kind"] == "dsse":
+            envelope = spec["proposedContent"]["envelope"]
+            held = json.loads(envelope)
+            (verifier,) = spec["proposedContent"]["verifiers"]
+            payload = base64.b64decode(held["payload"])
+            spec = {
+                "envelopeHash": {"algorithm": "sha256", "value": hashlib.sha256(envelope.encode()).hexdigest()},
+                "payloadHash": {"algorithm": "sha256", "value": hashlib.sha256(payload).hexdigest()},
+                "signatures": [{"signature": signature["sig"], "verifier": verifier} for signature in held["signatures"]],
+            }
+        body = {"apiVersion": "0.0.1", "kind": proposed["kind"], "spec": spec}
+        self._enter(json.dumps(body, sort_keys=True, separators=(",", ":")).encode())
+        return 201, {"Content-Type": "application/json"}, self._told(len(self._entries) - 1)
 
     def _proof(self, place: int) -> dict:
         size, root = len(self._tree.leaves), self._tree.root()

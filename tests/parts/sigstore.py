@@ -147,6 +147,10 @@ class PrivateSigstore:
         self.tsa = tsa.sign(self._keys["tsa-root"], hashes.SHA256())
         self.tree = Tree()
         self.url = ""
+        self.refusals: dict[str, tuple[int, str]] = {}  # path → status and body, instead of an answer
+        self.changes: dict[str, bytes] = {}  # path → body, instead of the right one
+        self.asked: list[tuple[str, str]] = []  # path and Authorization of every request
+        self.ambient = ""  # the token that the CI this is gives to whoever asks
 
     # Certificates
 
@@ -175,7 +179,7 @@ class PrivateSigstore:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._keys[issuer].public_key()), critical=False)
         )
 
-    def certify(self, key: ec.EllipticCurvePublicKey, identity: str, issuer: str) -> x509.Certificate:
+    def certify(self, key: ec.EllipticCurvePublicKey, identity: str, issuer: str, repository: str = "") -> x509.Certificate:
         """What Fulcio does for a token that says `identity`: a certificate of ten minutes, with a timestamp of the certificate log."""
         mail = "@" in identity and "//" not in identity
         said = x509.RFC822Name(identity) if mail else x509.UniformResourceIdentifier(identity)
@@ -186,6 +190,9 @@ class PrivateSigstore:
             .add_extension(x509.UnrecognizedExtension(x509.ObjectIdentifier(f"{FULCIO}.1"), issuer.encode()), critical=False)
             .add_extension(x509.UnrecognizedExtension(x509.ObjectIdentifier(f"{FULCIO}.8"), Der.of(0x0C, issuer.encode())), critical=False)
         )
+        if repository:
+            source = x509.UnrecognizedExtension(x509.ObjectIdentifier(f"{FULCIO}.12"), Der.of(0x0C, repository.encode()))
+            bare = bare.add_extension(source, critical=False)
         before = bare.sign(self._keys["ca"], hashes.SHA256())
         listed = x509.UnrecognizedExtension(SCT_LIST, Der.octets(self._certificate_timestamp(before.tbs_certificate_bytes)))
         return bare.add_extension(listed, critical=False).sign(self._keys["ca"], hashes.SHA256())
@@ -284,13 +291,13 @@ class PrivateSigstore:
             "timestampAuthorities": [chain(self.tsa, self.tsa_root)],
         }
 
-    def token(self, identity: str) -> str:
-        """What the identity provider would give `identity`."""
+    def token(self, identity: str, **more: object) -> str:
+        """What the identity provider would give `identity`; `more` are claims besides, or instead."""
         import jwt
 
         now = int(datetime.now(UTC).timestamp())
         claims = {"iss": ISSUER, "sub": identity, "aud": "sigstore", "iat": now, "nbf": now - 5, "exp": now + 600}
-        return jwt.encode(claims, TOKEN_KEY, "HS256")
+        return jwt.encode(claims | more, TOKEN_KEY, "HS256")
 
     def sign_statement(self, identity: str, statement: bytes) -> bytes:
         """Sign as `identity` with the real client; a bundle with an envelope."""
@@ -304,35 +311,40 @@ class PrivateSigstore:
         with self._signer(identity) as signer:
             return signer.sign_artifact(artifact).to_json().encode()
 
+    def trust_config(self, *, log: tuple[str, int] | None = None, stamps: int = 1, root: dict | None = None) -> dict:
+        """What a client is told to sign with: a trusted root and the services; `log` is another one's address and version."""
+
+        def service(path: str, version: int, at: str = "") -> dict:
+            return {"url": (at or self.url) + path, "majorApiVersion": version, "operator": f"test{path}", "validFor": {"start": SINCE}}
+
+        address, version = log or (self.url, 2)
+        services = {
+            "mediaType": "application/vnd.dev.sigstore.signingconfig.v0.2+json",
+            "caUrls": [service("", 1)],
+            "oidcUrls": [service("/oidc", 1)],
+            "rekorTlogUrls": [service("", version, address)],
+            "rekorTlogConfig": {"selector": "ANY"},
+            "tsaUrls": [service(f"/api/v1/timestamp{'/again' * at}", 1) for at in range(stamps)],
+            "tsaConfig": {"selector": "ALL"},
+        }
+        return {
+            "mediaType": "application/vnd.dev.sigstore.clienttrustconfig.v0.1+json",
+            "trustedRoot": root or self.trusted_root(),
+            "signingConfig": services,
+        }
+
     def _signer(self, identity: str):
         from sigstore.models import ClientTrustConfig
         from sigstore.oidc import IdentityToken
         from sigstore.sign import SigningContext
 
-        def service(path: str, version: int) -> list[dict]:
-            return [{"url": self.url + path, "majorApiVersion": version, "operator": "test", "validFor": {"start": SINCE}}]
-
-        services = {
-            "mediaType": "application/vnd.dev.sigstore.signingconfig.v0.2+json",
-            "caUrls": service("", 1),
-            "oidcUrls": service("/oidc", 1),
-            "rekorTlogUrls": service("", 2),
-            "rekorTlogConfig": {"selector": "ANY"},
-            "tsaUrls": service("/api/v1/timestamp", 1),
-            "tsaConfig": {"selector": "ANY"},
-        }
-        told = {
-            "mediaType": "application/vnd.dev.sigstore.clienttrustconfig.v0.1+json",
-            "trustedRoot": self.trusted_root(),
-            "signingConfig": services,
-        }
-        context = SigningContext.from_trust_config(ClientTrustConfig.from_json(json.dumps(told)))
+        context = SigningContext.from_trust_config(ClientTrustConfig.from_json(json.dumps(self.trust_config())))
         return context.signer(IdentityToken(self.token(identity)))
 
     # The services
 
     def answer(self, path: str, authorization: str, raw: bytes) -> tuple[str, bytes]:
-        if path == "/api/v1/timestamp":
+        if path.startswith("/api/v1/timestamp"):
             return "application/timestamp-reply", self.timestamp(raw)
         asked = json.loads(raw)
         if path == "/api/v2/log/entries":
@@ -343,7 +355,9 @@ class PrivateSigstore:
         claims = jwt.decode(authorization.removeprefix("Bearer "), TOKEN_KEY, ["HS256"], audience="sigstore")
         request = x509.load_pem_x509_csr(base64.b64decode(asked["certificateSigningRequest"]))
         assert request.is_signature_valid
-        chain = (self.certify(request.public_key(), claims["sub"], claims["iss"]), self.ca, self.root)
+        workflow = claims.get("job_workflow_ref")
+        identity = f"https://github.com/{workflow}" if workflow else claims["sub"]
+        chain = (self.certify(request.public_key(), identity, claims["iss"], claims.get("repository", "")), self.ca, self.root)
         listed = [certificate.public_bytes(Encoding.PEM).decode() for certificate in chain]
         return "application/json", json.dumps({"signedCertificateEmbeddedSct": {"chain": {"certificates": listed}}}).encode()
 
@@ -357,8 +371,27 @@ def private_sigstore() -> Iterator[PrivateSigstore]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             raw = self.rfile.read(int(self.headers["Content-Length"]))
-            kind, body = private.answer(self.path, self.headers.get("Authorization", ""), raw)
-            self.send_response(200)
+            given = self.headers.get("Authorization", "")
+            private.asked.append((self.path, given))
+            if self.path in private.refusals:
+                status, text = private.refusals[self.path]
+                self._send(status, "application/json", text.encode())
+                return
+            kind, body = private.answer(self.path, given, raw)
+            self._send(200, kind, private.changes.get(self.path, body))
+
+        def do_GET(self) -> None:
+            """Give the token of a CI as GitHub does, to who has the right to ask for it; say where the identity provider would be."""
+            private.asked.append((self.path, self.headers.get("Authorization", "")))
+            if self.path == "/oidc/.well-known/openid-configuration":  # some clients look it up though they have a token
+                told = {"issuer": ISSUER, "authorization_endpoint": f"{private.url}/auth", "token_endpoint": f"{private.url}/token"}
+                self._send(200, "application/json", json.dumps(told).encode())
+                return
+            right = self.path == "/ambient?api=1&audience=sigstore" and self.headers.get("Authorization") == "bearer of the right"
+            self._send(200 if right else 403, "application/json", json.dumps({"value": private.ambient}).encode() if right else b"{}")
+
+        def _send(self, status: int, kind: str, body: bytes) -> None:
+            self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

@@ -24,10 +24,11 @@ from airgap_images.layout import Layout
 from airgap_images.oci import EMPTY_JSON, IMAGE_INDEX, IMAGE_MANIFEST, Descriptor, Digest
 from audit.verify.claims import DSSE, IN_TOTO, SIGN, SIMPLE
 from audit.verify.keyless import judge
-from audit.verify.upstream import Judge, Verdict, assess
+from audit.verify.upstream import assess
+from audit.verify.verdict import Judge, Verdict
 from manifests import canonical
-from manifests.policy import Policy, first_policy
-from manifests.upstream import Upstream, key_entry
+from manifests.policy import Policy, first_policy, signer_entry
+from manifests.upstream import key_entry
 
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 CONFIG, LAYER = "application/vnd.oci.image.config.v1+json", "application/vnd.oci.image.layer.v1.tar"
@@ -95,13 +96,13 @@ def policy(*signers: Key | Person, match: str = "docker.io/vllm/*", attestations
     roots = {f"{signer.name}-root": signer.root for signer in signers if isinstance(signer, Person)}
     wanted = [{"predicate": predicate, "by": list(by)} for predicate, by in attestations]
     rule = {"match": match, "signed_by": [signer.name for signer in signers], "attestations": wanted}
-    section = {"trusted_roots": roots, "identities": {s.name: s.entry for s in signers}, "images": [rule]}
-    return site_policy(section | more)
+    section = {"identities": {s.name: s.entry for s in signers}, "images": [rule]}
+    return site_policy(section | more, roots)
 
 
-def site_policy(section: dict | None = None) -> Policy:
-    made = first_policy("s", {"alice": OTHER.pem}, threshold=1, expires=EXPIRES)
-    return made if section is None else made.with_upstream(Upstream.model_validate(section))
+def site_policy(section: dict | None = None, roots: dict | None = None) -> Policy:
+    made = first_policy("s", {"alice": signer_entry(OTHER.pem)}, threshold=1, expires=EXPIRES)
+    return made.changed(upstream=section or {}, trusted_roots=roots or {})
 
 
 def simple(digest: Digest, *, kind: str = "cosign container image signature", name: str = NAME) -> bytes:

@@ -74,5 +74,5 @@ def make_purl(
     stated = {key: text for key, text in (qualifiers or {}).items() if text}
     try:
         return PackageURL(kind, namespace or None, name, version or None, stated, subpath or None).to_string()
-    except ValueError:
+    except (ValueError, TypeError):  # TypeError: the library's own, for a name of which nothing is left, such as "/"
         return None
