@@ -13,6 +13,7 @@ from audit.verify import steps
 from audit.verify.verdict import as_json
 from manifests import canonical
 from manifests.paths import printable
+from manifests.statement import SHA512SUMS
 
 if TYPE_CHECKING:
     from audit.evidence.assessment import Assessment, Drift
@@ -41,6 +42,7 @@ def verified(
     over = tuple(verdicts)
     images, told = upstream(over)
     passed = steps.of_proof(over)
+    hashes = "SHA-256 and SHA-512" if SHA512SUMS in dict(bundle.files) else "SHA-256"
     lines = [
         f"proved: bundle {bundle.digest}",
         f"stream {said.stream}, serial {said.serial}, expires {canonical.stamp(said.expires)}",
@@ -49,7 +51,7 @@ def verified(
         *(f"model {m.model} signed by {m.signer}: {m.algorithm}, key {m.key_id[:16]}..., {m.file}" for m in bundle.models),
         *(f"ignored {i.file}: {i.reason}" for i in bundle.ignored),
         f"policy version {bundle.policy_version}, sha256 {bundle.policy_sha256}",
-        f"{len(bundle.components)} components, {len(bundle.blobs)} blobs, {human(total)}, every byte hashed",
+        f"{len(bundle.components)} components, {len(bundle.blobs)} blobs, {human(total)}, every byte hashed by {hashes}",
         *told,
         *(f"step {step.number} {step.outcome}: {step.what}" for step in passed),
         *(_gate(decided, frozenset(image["component"] for image in images if image["sort"] != "wheel")) if decided else []),
