@@ -7,6 +7,7 @@ import json
 import subprocess
 
 import pytest
+from parts import intoto
 from parts.cli import Desk
 from parts.evidence import SIGNERS, Drift, assessed, policy, rich, verified
 
@@ -14,6 +15,7 @@ from audit.evidence import attestation, write
 from audit.evidence.verification import verification_json
 from audit.verify import slsa
 from audit.verify.trust import Memory
+from audit.verify.walk import Place, verify
 from bundler import provenance
 from manifests.lock import Lock
 from manifests.policy import Policy
@@ -66,6 +68,12 @@ def test_provenance_names_the_builder_the_lock_and_every_pin(desk):
     assert "metadata" not in run  # no clock: one lock is one bundle
 
 
+@pytest.mark.network
+def test_the_projects_own_message_reads_our_provenance(desk):
+    said = carried(desk)["statement"]["predicate"]
+    assert intoto.predicate("provenance.v1.provenance_pb2.Provenance", said) == said  # its message for a VSA has one level, not a list
+
+
 def test_a_builder_nobody_named_is_said_to_be_unnamed(desk):
     lock = Lock.load(desk.folder / "bundle.lock.json").model_copy(update={"builder": None})
     said = json.loads(provenance.provenance(lock, (), "1"))
@@ -85,8 +93,6 @@ def test_where_something_is_downloaded_from_is_a_download_location(desk):
 
 def claimed(desk: Desk, *builders: dict) -> slsa.Claim:
     from datetime import UTC, datetime
-
-    from audit.verify.walk import Place, verify
 
     raw = (desk.folder / "policy.json").read_bytes()
     bundle = verify(Place.of(desk.folder / "bundle"), raw, memory=Memory(), now=datetime.now(UTC))
@@ -126,8 +132,6 @@ def test_provenance_of_something_else_allows_no_claim(desk, change, tmp_path):
     value = carried(desk)["statement"]
     change(value)
     from datetime import UTC, datetime
-
-    from audit.verify.walk import Place, verify
 
     bundle = verify(Place.of(desk.folder / "bundle"), (desk.folder / "policy.json").read_bytes(), memory=Memory(), now=datetime.now(UTC))
     with pytest.raises((KeyError, ValueError, TypeError)):

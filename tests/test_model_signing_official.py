@@ -14,12 +14,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from parts import bundles, hub, model_signing, models, omssig
+from parts import bundles, hub, model_signing, models, omssig, stamping
 from parts.cli import Desk
 from parts.omssig import Shipped, policy
 from parts.sigstore import ISSUER, PrivateSigstore, private_sigstore
 from parts.upstream import OTHER, Key, Person, site_policy
 
+from airgap_images.remote.http import Client
 from audit.signers import LocalSigner
 from audit.signers import file as key_files
 from audit.verify import oms
@@ -28,6 +29,7 @@ from audit.verify.walk import Place, verify
 from bundler import model_signatures as signing
 from bundler import sign
 from bundler.keyless import open_signer
+from bundler.timestamp import Stamped
 from manifests.statement import MODEL_SUFFIX
 
 pytestmark = [pytest.mark.network, pytest.mark.parts]
@@ -180,6 +182,18 @@ def test_it_accepts_what_we_sign_with_a_chain_of_certificates(tmp_path):
     assert accepted, said
     (model / FLIP).write_bytes(flipped(FILES[FLIP]))
     assert not model_signing.verified(model, signature, "certificate", "--certificate_chain", tmp_path / "root.pem")[0]
+
+
+def test_it_accepts_what_we_sign_with_a_timestamp(tmp_path):
+    chain = Chain(tmp_path)
+    key = key_files.open_signer(str(chain.key), lambda _: "")
+    ders = tuple(certificate.public_bytes(Encoding.DER) for certificate, _ in (chain.leaf, chain.middle))
+    with stamping.authority(tmp_path / "tsa") as tsa:
+        signer = Stamped(LocalSigner("acme", key.public_key, key.sign, ders), (tsa.url,), Client())
+        model, signature = installed(tmp_path, signer)
+    assert json.loads(signature.read_bytes())["verificationMaterial"]["timestampVerificationData"]["rfc3161Timestamps"]
+    accepted, said = model_signing.verified(model, signature, "certificate", "--certificate_chain", tmp_path / "root.pem")
+    assert accepted, said
 
 
 def test_it_accepts_what_we_sign_with_an_identity(tmp_path, private):

@@ -198,11 +198,6 @@ def _check_strength(path: list[x509.Certificate]) -> None:
             raise ValueError(f"{revocation.named(certificate)} is not of {wanted}")
 
 
-def _authority(_policy: Policy, _certificate: x509.Certificate, limits: x509.BasicConstraints) -> None:
-    if not limits.ca:
-        raise ValueError("not the certificate of an authority")
-
-
 def _certifies(_policy: Policy, _certificate: x509.Certificate, usage: x509.KeyUsage | None) -> None:
     if usage and not usage.key_cert_sign:
         raise ValueError("an authority's key is not for certifying")
@@ -220,7 +215,7 @@ _SIGNERS = (  # what else they must say, check_purpose asks
 )
 _AUTHORITIES = (  # RFC 5280, section 6.1.4; many a private root has no keyUsage and its basicConstraints not critical
     ExtensionPolicy.permit_all()
-    .require_present(x509.BasicConstraints, Criticality.AGNOSTIC, _authority)
+    .require_present(x509.BasicConstraints, Criticality.AGNOSTIC, None)  # the library asks that it says CA
     .may_be_present(x509.KeyUsage, Criticality.AGNOSTIC, _certifies)
     .may_be_present(x509.ExtendedKeyUsage, Criticality.AGNOSTIC, _for_code)
     .may_be_present(x509.NameConstraints, Criticality.CRITICAL, None)

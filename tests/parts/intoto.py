@@ -49,6 +49,26 @@ print(json.dumps({"verified": True, "subjects": subjects} | said))
 """
 
 
+PREDICATE = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import importlib
+from google.protobuf import json_format
+module, message = sys.argv[2].rsplit(".", 1)
+found = getattr(importlib.import_module(f"in_toto_attestation.predicates.{module}"), message)()
+json_format.Parse(sys.stdin.read(), found)  # an unknown field is an error
+print(json.dumps(json_format.MessageToDict(found)))
+"""
+
+
+def predicate(kind: str, value: dict[str, Any]) -> dict[str, Any]:
+    """Read a predicate as the project's own message of that kind (`module.Message`), where an unknown field is an error."""
+    command = [sys.executable, "-I", "-c", PREDICATE, str(_installed()), kind]
+    done = subprocess.run(command, input=json.dumps(value), capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 def read(bundle: bytes, pem: str) -> dict[str, Any]:
     """Verify a signature file with a public key, and say what it says."""
     command = [sys.executable, "-I", "-c", PROGRAM, str(_installed())]
