@@ -77,7 +77,7 @@ def sign(folder: Path, signer: Signer, terms: Terms, policy: Policy | None = Non
     subjects = {name: _digests(data, twice=SHA512SUMS in roots) for name, data in roots.items()}
     present = _present(folder)
     payload = _common_payload(present) or _first_payload(index, subjects, terms)
-    predicate = _check_same(payload, subjects, terms)
+    predicate = _check_same(payload, index, subjects, terms)
     for name, envelope in present:
         if signer.made(envelope):
             return Signed(folder / name, added=False, predicate=predicate, digest=Digest.of(raw), signatures=tuple(n for n, _ in present))
@@ -146,11 +146,15 @@ def _first_payload(index: Index, subjects: DigestMap, terms: Terms) -> bytes:
     )
 
 
-def _check_same(payload: bytes, subjects: DigestMap, terms: Terms) -> Predicate:
+def _check_same(payload: bytes, index: Index, subjects: DigestMap, terms: Terms) -> Predicate:
+    """Return what the statement says; whoever wrote it may be anybody, so raises unless it is about exactly what lies here."""
     found = Statement.parse(payload, "signed statement")
     predicate = found.bundle("signed statement")
     if {subject.name: subject.digest.digests for subject in found.subject} != subjects:
         raise TrustError("the bundle changed after it was signed", hint="remove `signatures/` and have everyone sign anew")
+    if predicate.stream != dict(index.annotations).get(STREAM, ""):
+        message = f"the statement in `signatures/` is for stream {predicate.stream!r}, which is not that of the bundle"
+        raise TrustError(message, hint="somebody put it there: remove `signatures/` and have everyone sign anew")
     if terms.serial not in {None, predicate.serial}:
         raise UsageError(f"the bundle is signed with serial {predicate.serial}, not {terms.serial}", hint="leave --serial out")
     return predicate

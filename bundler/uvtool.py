@@ -1,7 +1,7 @@
 """The one place that runs uv: ask it for the closure of some requirements on a target, and say in one line why there is none.
 
 Rules: no shell, no source distribution is built unless its project is named, no Python is downloaded, output and run
-time are bounded. The environment is passed through, so that uv's own variables work; see ``pipconf`` for the indexes.
+time are bounded. The environment is passed through but for ``SECRETS``, so that uv's own variables work; see ``pipconf`` for the indexes.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ MAX_REASON = 400  # characters of uv's explanation in a message
 LOCK = ("--output-file", "pylock.toml")
 ORIGINS = ("--output-file", "origins.txt", "--no-deps", "--no-annotate", "--emit-index-annotation")
 NO_ANSWER = 1  # uv's exit code when the requirements contradict each other
+SECRETS = frozenset(  # that sign, or get a token that does, or read what is private
+    {"AIRGAP_PASSPHRASE", "AIRGAP_PIN", "SIGSTORE_ID_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_URL", "HF_TOKEN"}
+)
 NOISE = ("The requested Python version", "A managed Python download")  # about building, which is not done
 _LACKS_WHEEL = re.compile(r"Wheels are required for `([A-Za-z0-9._-]{1,200})`")
 _LACKS_SOURCE = re.compile(r"A source distribution is required for `([A-Za-z0-9._-]{1,200})`")
@@ -128,7 +131,7 @@ def _run(question: Question, mode: tuple[str, ...], what: str, environ: Mapping[
             done = subprocess.run(  # noqa: S603 - a list of arguments, the program is uv's own
                 command,
                 cwd=question.folder,
-                env=dict(environ) | dict(indexes(environ, question.folder).variables),
+                env=_public(environ) | dict(indexes(environ, question.folder).variables),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=words,
@@ -141,6 +144,11 @@ def _run(question: Question, mode: tuple[str, ...], what: str, environ: Mapping[
             raise SiteError(f"{what}: cannot run uv: {error.strerror}", hint="install the extra: airgap-bundler[build]") from None
         words.seek(0)
         return _Run(done.returncode, _answer(folder / output, what), words.read(MAX_WORDS).decode("utf-8", "replace"))
+
+
+def _public(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment without what signs: where a project has no wheel, uv runs code of that project."""
+    return {name: value for name, value in environ.items() if name not in SECRETS}
 
 
 def _command(question: Question, folder: Path, what: str) -> list[str]:

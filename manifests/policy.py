@@ -6,6 +6,7 @@ algorithm are read here and nowhere else, so that no bundle can choose how it is
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from pydantic import Field, model_validator
 
 from manifests import canonical
 from manifests.errors import by_rule
-from manifests.identities import Exact, Signer, SigstoreSigner, Time, TimestampAuthority, TrustedRoot
+from manifests.identities import CertificateSigner, Exact, KeySigner, Signer, SigstoreSigner, Time, TimestampAuthority, TrustedRoot
 from manifests.lock import Frozen, Name, Profile, Sha256, parse_model, read_bounded
 from manifests.publickey import Algorithm, algorithm_of, canonical_pem, load_public_key
 from manifests.upstream import Upstream
@@ -105,10 +106,17 @@ class Policy(Frozen):
             other = owners.setdefault(signer.fingerprint, name)
             if other != name:
                 raise ValueError(f"signers {other!r} and {name!r} have the same key or name; one of them is one signer")
+        certified = [(name, signer) for name, signer in self.signers.items() if isinstance(signer, CertificateSigner)]
+        for (one, wide), (other, narrow) in itertools.permutations(certified, 2):
+            if wide.subject in {None, narrow.subject} and wide.san in {None, narrow.san}:
+                raise ValueError(f"whoever is {other!r} is {one!r} too, by the names that must match; one of them is one signer")
         for names in (self.roles.bundle.signers, self.roles.policy.signers, *(builder.signed_by for builder in self.slsa)):
             unknown = sorted(set(names) - set(self.signers))
             if unknown:
                 raise ValueError(f"a role names {unknown[0]!r}, who is not among the signers")
+        gone = sorted(set(self.revoked.signers) - set(self.signers))
+        if gone:
+            raise ValueError(f"revokes {gone[0]!r}, who is not among the signers; whoever is revoked stays, so that the key is known")
         if (self.previous is None) != (self.version == 1):
             raise ValueError("version 1 has no `previous`, and every later version has the sha256 of the one before")
         return self
@@ -143,6 +151,11 @@ class Policy(Frozen):
             if lacking:
                 return f"no signer with {lacking[0]}, which profile cnsa requires beside {CNSA[1 - CNSA.index(lacking[0])]}"
         return None
+
+    def revoked_key(self, key_id: str) -> str | None:
+        """Return which revoked signer a key (sha256 in hex of its SubjectPublicKeyInfo) is of, None if of nobody; a key has one owner."""
+        known = ((name, self.signers.get(name)) for name in self.revoked.signers)
+        return next((name for name, signer in known if isinstance(signer, KeySigner) and signer.key_id == key_id), None)
 
     @classmethod
     def parse(cls, raw: bytes, what: str = "policy.json") -> Self:

@@ -164,6 +164,8 @@ def _material(value: Any, raw: bytes) -> dict[str, Any]:
     material = value["verificationMaterial"]
     stamps = material.get("timestampVerificationData", {}).get("rfc3161Timestamps", [])[: MAX_TIMESTAMPS + 1]
     fields: dict[str, Any] = {"timestamps": tuple(_bytes(stamp["signedTimestamp"]) for stamp in stamps)}
+    if len(stamps) > MAX_TIMESTAMPS:
+        raise ValueError
     if "publicKey" in material:
         hint = material["publicKey"]["hint"]
         if not isinstance(hint, str):
@@ -171,7 +173,7 @@ def _material(value: Any, raw: bytes) -> dict[str, Any]:
         return fields | {"kind": "key", "hint": hint}
     if "x509CertificateChain" in material:
         chain = tuple(_bytes(part["rawBytes"]) for part in material["x509CertificateChain"]["certificates"][: MAX_CHAIN + 1])
-        if not 0 < len(chain) <= MAX_CHAIN or len(stamps) > MAX_TIMESTAMPS:
+        if not 0 < len(chain) <= MAX_CHAIN:
             raise ValueError
         return fields | {"kind": "x509", "chain": chain}
     keyless.check(value)

@@ -923,7 +923,7 @@ def test_cosign_accepts_the_file_of_an_instance_with_a_log_of_the_older_kind(tmp
 
 def test_what_a_certificate_says_is_read_and_no_byte_of_it_makes_the_reader_fail(newer):
     certificate = newer.private.certify(KEY.public_key(), WORKFLOW, ISSUER, REPOSITORY).public_bytes(serialization.Encoding.DER)
-    assert naming.fulcio(certificate) == naming.Fulcio(WORKFLOW, ISSUER, REPOSITORY)
+    assert naming.fulcio(certificate) == naming.Fulcio(WORKFLOW, ISSUER, REPOSITORY, (WORKFLOW,))
     assert naming.fulcio(newer.private.ca.public_bytes(serialization.Encoding.DER)) == naming.Fulcio(None, None, None)
     for at in range(len(certificate)):
         for new in (certificate[at] ^ 1, certificate[at] ^ 0x80, 0, 0xFF):

@@ -122,7 +122,7 @@ def test_the_one_before_may_have_expired():
 
 def test_whom_a_version_revokes_does_not_count_under_it():
     old = first("alice", "bob", "carol", "dave").changed(revoked={"signers": ["alice"], "roots": [], "blobs": []})
-    new = follower(old)
+    new = follower(old, revoked={"signers": [], "roots": [], "blobs": []})
     assert rules(old, new, files(new, "alice", "carol", "dave")) == []  # carol and dave are enough
     assert rules(old, new, files(new, "alice", "carol", "erin")) == ["1.succession-old-threshold"]
     leaving = follower(OLD, "alice", "carol", "dave", revoked={"signers": ["alice"], "roots": [], "blobs": []})

@@ -7,6 +7,7 @@ nothing; what was forgotten on purpose counts from then on no more; a receipt co
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,8 +41,8 @@ def history(root: Path) -> dict[str, Memory]:
             found[stream] = _later(found.get(stream, Memory()), _installed(root, entry))
         elif what in {("policy", "accepted"), ("policy", "pinned")}:
             found[stream] = _later(found.get(stream, Memory()), _in_force(entry))
-    for receipt in _receipts(root):
-        if str(receipt.generation) not in told and receipt.stream not in forgotten:
+    for receipt in _receipts(root, told):
+        if receipt.stream not in forgotten:
             found[receipt.stream] = _later(found.get(receipt.stream, Memory()), _of_receipt(receipt))
     return found
 
@@ -104,9 +105,10 @@ def _of_receipt(receipt: receipts.Receipt) -> Memory:
     return Memory(receipt.serial, receipt.bundle, seen, receipt.policy_version, receipt.policy_sha256)
 
 
-def _receipts(root: Path) -> Iterator[receipts.Receipt]:
+def _receipts(root: Path, told: AbstractSet[str]) -> Iterator[receipts.Receipt]:
+    """Yield the receipts of generations that are not ``told`` of: reading one costs, and a store has many."""
     store = Store(root)
-    for number in store.receipts():
+    for number in (number for number in store.receipts() if str(number) not in told):
         try:
             yield receipts.read(store, number)
         except IntegrityError:

@@ -27,7 +27,7 @@ from audit.verify.succession import Backing, Succession
 from audit.verify.trust import Memory, check_policy
 from manifests.errors import IntegrityError, TrustError, UsageError
 from manifests.paths import printable
-from manifests.policy import MAX_POLICY
+from manifests.policy import MAX_POLICY, Policy
 
 LOST = (
     "without it an older bundle or policy would be accepted again. Restore it from a backup; or `airgap-audit state recover` rebuilds it "
@@ -91,6 +91,17 @@ def in_force(store: Store, folder: Path, stream: str) -> Presented | None:
     """Return the policy that the state in ``folder`` names, None if it names none or its file was not kept."""
     raw = _policy(state.load(folder, stream), folder, (store.root,))
     return Presented(raw) if raw is not None else None
+
+
+def revoking(store: Store, folder: Path, stream: str) -> Policy | None:
+    """Return the policy in force, None if none is; raises TrustError if the state was lost, so that what is revoked is not known."""
+    known, roots = _recalled(folder, stream, (store.root,))
+    raw = _policy(known, folder, roots)
+    if raw is None and known.policy_sha256 is not None:
+        message = f"state: {folder / state.POLICIES} lacks the file of the policy in force, version {known.policy_version}: it was lost"
+        hint = "`airgap-audit policy accept` that file again; without it nobody knows what is revoked"
+        raise TrustError(message, hint=hint, rule="1.state-lost")
+    return Presented(raw).policy if raw is not None else None
 
 
 def policies(store: Store, folder: Path, stream: str | None) -> tuple[tuple[str, Memory, Presented | None], ...]:
@@ -234,6 +245,8 @@ def _recalled(folder: Path, stream: str, stores: tuple[Path, ...]) -> tuple[Memo
             continue
         if lost := _lost(memory, shown, folder, root, stream):
             raise TrustError(lost, hint=LOST, rule="1.state-lost")
+        if memory.last_seen and shown.last_seen and shown.last_seen > memory.last_seen:  # an older state of the same serial was put back
+            memory = replace(memory, last_seen=shown.last_seen)
         if memory.policy_sha256 is None and shown.policy_version == memory.policy_version:
             memory = replace(memory, policy_sha256=shown.policy_sha256)
     return memory, tuple(map(Path, roots))

@@ -24,7 +24,10 @@ from audit.install.trees import Damage, Hashes
 from audit.journal import Head
 from audit.verify.walk import MAX_INDEX, ROOTS, STRONG, Silent, Watch
 from manifests.errors import AirgapError, IntegrityError, TrustError, UsageError
+from manifests.policy import MAX_POLICY, Policy
 from manifests.statement import MODEL_SUFFIX, SUFFIX
+
+_OTHER = "choose another with `--to`, or install a newer bundle"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,16 +152,27 @@ def _choose(
 
 
 def _refuse_revoked(store: Store, receipt: Receipt, folder: Path) -> None:
-    """Raise TrustError if the policy that this site accepted last revokes the bundle of a generation, or a blob of it."""
-    used = memory.in_force(store, folder, receipt.stream)
+    """Raise TrustError if the policy that this site accepted last revokes the bundle of a generation, a blob of it, or who signed it."""
+    used = memory.revoking(store, folder, receipt.stream)
     if used is None:
         return
-    revoked = used.policy.revoked
+    revoked = used.revoked
     blobs = {digest.hex for digest in _closure(store, receipt.digest)} & set(revoked.blobs)
     what = f"bundle {receipt.digest}" if receipt.bundle in revoked.roots else "".join(f"blob sha256:{blob}" for blob in sorted(blobs)[:1])
     if what:
-        message = f"generation {receipt.generation}: {what} is revoked by the policy in force, version {used.policy.version}"
-        raise TrustError(message, hint="choose another with `--to`, or install a newer bundle", rule="5.revoked")
+        message = f"generation {receipt.generation}: {what} is revoked by the policy in force, version {used.version}"
+        raise TrustError(message, hint=_OTHER, rule="5.revoked")
+    gone = sorted({signer.name for signer in receipt.signers} & set(revoked.signers))
+    if gone and (missing := _without(store, receipt, frozenset(gone))):
+        message = f"generation {receipt.generation}: {', '.join(gone)} is revoked by the policy in force, version {used.version}"
+        raise TrustError(f"{message}: {missing}", hint=_OTHER, rule="4.threshold")
+
+
+def _without(store: Store, receipt: Receipt, gone: frozenset[str]) -> str | None:
+    """Say what the signatures of a generation's bundle lack without those of ``gone``, by the policy it was accepted by."""
+    path = store.bundle(receipt.digest) / POLICY
+    used = Policy.parse(read_regular(path, str(path), MAX_POLICY))
+    return used.missing(used.roles.bundle, {signer.name for signer in receipt.signers} - gone)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import ctypes
+import functools
 import hashlib
 import json
 import os
@@ -60,6 +61,14 @@ def held(text: str) -> str:
     return f"/proc/self/fd/{fd}"
 
 
+@functools.lru_cache(maxsize=1)  # questions about one bundle come one after the other
+def read(text: str) -> Any:
+    """Return a bundle taken apart; raises what the library raises on another text."""
+    from sigstore.models import Bundle  # noqa: PLC0415
+
+    return Bundle.from_json(text)
+
+
 def judge(item: dict[str, Any], verifiers: list[Any]) -> dict[str, Any]:
     """Return the answer to one question; only what the library itself refuses is wrong, everything else stays open."""
     from sigstore.errors import Error  # noqa: PLC0415 - nothing of it before `shut`
@@ -77,9 +86,7 @@ def judge(item: dict[str, Any], verifiers: list[Any]) -> dict[str, Any]:
 
 def verified(item: dict[str, Any], verifier: Any) -> dict[str, Any]:
     """Return the answer to a question whose bundle verifies; raises what the library raises on another."""
-    from sigstore.models import Bundle  # noqa: PLC0415
-
-    bundle = Bundle.from_json(item["bundle"])
+    bundle = read(item["bundle"])
     if item["artifact"] is not None:
         verifier.verify_artifact(base64.b64decode(item["artifact"], validate=True), bundle, wanted(item))
         return said("good", "")
@@ -145,7 +152,7 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
         return {"problem": "absent" if error.name == "sigstore" else str(error)}
     try:
         verifiers = [verifier(path) for path in roots]
-        return {"answers": [judge(item, verifiers) for item in question["items"]]}
+        return {"answers": [judge(item | {"bundle": question["bundles"][item["bundle"]]}, verifiers) for item in question["items"]]}
     except Exception as error:  # noqa: BLE001 - an API that is not the one this was written for
         return {"problem": f"{type(error).__name__}: {error}"}
 

@@ -65,9 +65,10 @@ def judge(questions: Iterable[Question]) -> tuple[Answer, ...]:
     asked = tuple(questions)
     if not asked:
         return ()
+    size = sum(map(len, {question.bundle for question in asked})) + sum(len(question.artifact or b"") for question in asked)
+    if size > MAX_QUESTION:
+        return _all(asked, f"{size} bytes to judge, at most {MAX_QUESTION} are judged at once")
     raw = _encoded(asked)
-    if len(raw) > MAX_QUESTION:
-        return _all(asked, f"{len(raw)} bytes to judge, at most {MAX_QUESTION} are judged at once")
     try:
         said = _ask(raw, BASE_TIME + TIME_PER_BUNDLE * len(asked))
     except OSError as error:
@@ -81,20 +82,23 @@ def payload_digest(payload: bytes) -> str:
 
 
 def _encoded(asked: tuple[Question, ...]) -> bytes:
-    roots = sorted({question.root for question in asked})
+    """Return the question as the child reads it: what many ask about is in it once."""
+    roots = {root: at for at, root in enumerate(sorted({question.root for question in asked}))}
+    bundles = {bundle: at for at, bundle in enumerate(dict.fromkeys(question.bundle for question in asked))}
     return canonical.compact(
         {
             "path": [folder for folder in sys.path if os.path.isabs(folder)],
             "roots": [root.decode() for root in roots],
+            "bundles": [bundle.decode() for bundle in bundles],
             "items": [
                 {
-                    "bundle": question.bundle.decode(),
+                    "bundle": bundles[question.bundle],
                     "artifact": None if question.artifact is None else base64.b64encode(question.artifact).decode(),
                     "identity": question.identity,
                     "repository": question.repository,
                     "issuer": question.issuer,
                     "whole": question.whole,
-                    "root": roots.index(question.root),
+                    "root": roots[question.root],
                 }
                 for question in asked
             ],

@@ -120,7 +120,8 @@ def _discounted(policy: Policy, signature: Signature) -> str | None:
         return f"signer {signature.signer} is revoked by the policy"
     if signature.signer not in policy.roles.bundle.signers:
         return f"signer {signature.signer} may not sign bundles"
-    return None
+    owner = policy.revoked_key(signature.key_id)
+    return f"made with the key of {owner}, who is revoked by the policy" if owner else None
 
 
 def _about(layout: Layout, models: dict[str, Component], file: str, payload: bytes) -> str:

@@ -116,13 +116,14 @@ def _stamped(policy: Policy, envelope: Envelope, now: datetime) -> tuple[datetim
 
 
 def _keyless(policy: Policy, files: list[tuple[str, Envelope]], ask: Judge, found: Recognised) -> None:
-    """Ask about all keyless files at once: starting the process that judges them is what costs.
+    """Ask about all keyless files at once: starting the process that judges them is what costs. Asked are only those a file names.
 
     Who is named exactly comes before who is known by a repository only: a file counts for one signer, and so for the one it names.
     """
     named = [(name, signer) for name, signer in policy.signers.items() if isinstance(signer, SigstoreSigner)]
     signers = sorted(named, key=lambda entry: (entry[1].identity is None, entry[0]))
-    asked = [(file, envelope, name, signer) for file, envelope in files for name, signer in signers]
+    claims = [(file, envelope, x509.fulcio(envelope.chain[0])) for file, envelope in files]
+    asked = [(file, envelope, name, signer) for file, envelope, said in claims for name, signer in signers if _claims(said, signer)]
     answers = ask(tuple(question(policy, envelope, signer) for _, envelope, _, signer in asked)) if asked else ()
     for file, envelope in files:
         mine = [
@@ -147,13 +148,12 @@ def _concluded(file: str, envelope: Envelope, answers: list[tuple[str, SigstoreS
         except TrustError as error:
             found.failures.append(error)
         return
-    claimed = [(name, answer) for name, signer, answer in answers if _claims(envelope, signer)]
-    wrong = next(((name, answer) for name, answer in claimed if answer.result == "wrong"), None)
+    wrong = next(((name, answer) for name, _, answer in answers if answer.result == "wrong"), None)
     if wrong is not None:
         message = f"{file}: claims to be by {wrong[0]} and does not verify: {wrong[1].reason}"
         found.failures.append(TrustError(message, hint=FORGED, rule="3.signature"))
         return
-    reasons = [f"could not be judged: {answer.reason}" for _, answer in claimed] or [_stranger(envelope)]
+    reasons = [f"could not be judged: {answer.reason}" for *_, answer in answers] or [_stranger(envelope)]
     found.ignored.append(Ignored(file, "; ".join(dict.fromkeys(reasons))))
 
 
@@ -177,12 +177,11 @@ def _key(envelope: Envelope) -> PublicKey | None:
         return None
 
 
-def _claims(envelope: Envelope, signer: SigstoreSigner) -> bool:
-    """Say whether the certificate in a keyless file names this signer, whoever issued it."""
-    said = x509.fulcio(envelope.chain[0])
+def _claims(said: x509.Fulcio | None, signer: SigstoreSigner) -> bool:
+    """Say whether the certificate in a keyless file, which says ``said``, names this signer, whoever issued it."""
     if said is None or said.issuer != signer.issuer:
         return False
-    return said.identity == signer.identity if signer.identity else said.repository == signer.repository
+    return signer.identity in said.identities if signer.identity else said.repository == signer.repository
 
 
 def _in_log(policy: Policy, envelope: Envelope, signer: SigstoreSigner) -> bool:

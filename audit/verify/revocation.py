@@ -89,7 +89,7 @@ def _wrong(revocations: x509.CertificateRevocationList, now: datetime | None, *,
         return
     if inner:  # a certificate issuer among them: then the list is an indirect one, whatever its head says
         yield f"has entries with a critical extension ({min(inner)}), which is not understood"
-    if now and revocations.last_update_utc > now + AHEAD:
+    if now and revocations.last_update_utc - now > AHEAD:
         yield f"is from the future ({canonical.stamp(revocations.last_update_utc)})"
 
 

@@ -51,6 +51,8 @@ def _builder(value: Any, bundle: VerifiedBundle) -> str:
     if value["predicateType"] != PREDICATE:
         raise ValueError(f"its predicateType is not {PREDICATE}")
     stated = {subject["name"]: subject["digest"]["sha256"] for subject in value["subject"]}
+    if len(stated) != len(value["subject"]):
+        raise ValueError("it names a component twice")
     if stated != {part.name: part.root.digest.hex for part in bundle.components if part.name not in LATER}:
         raise ValueError("it is about other components than the bundle holds")
     return str(value["predicate"]["runDetails"]["builder"]["id"])

@@ -107,6 +107,7 @@ def record(folder: Path, bundle: VerifiedBundle, now: datetime) -> Memory:
             message = f"serial: {serial} was accepted before with another content"
             raise TrustError(message, hint="ask the signers which is theirs", rule="5.equivocation")
         _not_back(known, bundle.policy_version, bundle.policy_sha256)
+        _next(known, Policy.parse(bundle.policy_raw))
         seen = max(canonical.stamp(now), canonical.stamp(bundle.verified_at), known.last_seen if known else "")
         return Stream(
             serial=serial, root=root, last_seen=seen, policy_version=bundle.policy_version, policy_sha256=bundle.policy_sha256
@@ -208,6 +209,16 @@ def _not_back(known: Stream | None, version: int, sha256: str | None) -> None:
     if version == known.policy_version and sha256 and known.policy_sha256 not in {None, sha256}:
         message = f"policy: version {version} has sha256 {sha256}, this site has used one with sha256 {known.policy_sha256}"
         raise TrustError(message, hint="ask which is the site's", rule="1.policy-changed")
+
+
+def _next(known: Stream | None, policy: Policy) -> None:
+    """Raise TrustError if a later policy follows another one than that remembered, which may have been replaced since it was proven."""
+    if known is None or known.policy_sha256 is None or policy.version <= known.policy_version:
+        return
+    if policy.version != known.policy_version + 1 or policy.previous != known.policy_sha256:
+        now = f"version {known.policy_version} with sha256 {known.policy_sha256}"
+        message = f"policy: version {policy.version} follows the policy with sha256 {policy.previous}, the one in force now is {now}"
+        raise TrustError(message, hint="another process changed it meanwhile: run again", rule="1.succession-previous")
 
 
 def _set_aside(folder: Path) -> str | None:

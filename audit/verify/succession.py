@@ -117,6 +117,8 @@ def _discounted(policy: Policy, signature: Signature, counted: dict[str, Signatu
         return f"signer {name} is revoked by version {policy.version}"
     if name not in policy.roles.policy.signers:
         return f"signer {name} may not sign policies under version {policy.version}"
+    if owner := policy.revoked_key(signature.key_id):
+        return f"made with the key of {owner}, who is revoked by version {policy.version}"
     if name in counted:
         return f"signer {name} counts once, by {counted[name].file}"
     twin = next((other for other in counted.values() if other.key_id == signature.key_id), None)

@@ -38,7 +38,7 @@ def earliest(
         time, note = _judged(authorities, token, signature)
         if time is None:
             notes.append(note)
-        elif now is not None and time > now + AHEAD:
+        elif now is not None and time - now > AHEAD:
             notes.append(f"carries a timestamp from the future ({canonical.stamp(time)}), which proves nothing")
         else:
             times.append(time)

@@ -101,7 +101,7 @@ def refuse(reasons: Iterable[AirgapError]) -> None:
 def _policy_reasons(
     policy: Policy, sha256: str | None, memory: Memory, clock: datetime, now: datetime
 ) -> Iterator[TrustError]:  # step 1
-    if clock < now - CLOCK_SKEW:
+    if now - clock > CLOCK_SKEW:  # a difference cannot overflow, a sum can
         yield TrustError(
             f"clock: this machine says {canonical.stamp(clock)}, this site has seen {canonical.stamp(now)}",
             hint="set this machine's clock; if what the site remembers is wrong, see `airgap-audit state --help`",
@@ -151,6 +151,8 @@ def _discounted(policy: Policy, signature: Signature, counted: dict[str, Signatu
         return f"signer {signature.signer} is revoked by the policy"
     if signature.signer not in policy.roles.bundle.signers:
         return f"signer {signature.signer} may not sign bundles"
+    if owner := policy.revoked_key(signature.key_id):
+        return f"made with the key of {owner}, who is revoked by the policy"
     if signature.signer in counted:
         return f"signer {signature.signer} counts once, by {counted[signature.signer].file}"
     same = next((other for other in counted.values() if other.key_id == signature.key_id), None)
@@ -201,7 +203,7 @@ def _freshness_reasons(predicate: Predicate, policy: Policy, root: str, memory: 
         message = f"stream: bundle is for {predicate.stream!r}, policy for {policy.stream!r}"
         yield TrustError(message, hint="use the policy of that stream", rule="5.stream")
     created, expires = canonical.moment(predicate.created), canonical.moment(predicate.expires)
-    if created > now + CLOCK_SKEW:
+    if created - now > CLOCK_SKEW:
         message = f"created: {predicate.created} is after now, {canonical.stamp(now)}"
         yield TrustError(message, hint="set this machine's clock", rule="5.created")
     if expires <= now:

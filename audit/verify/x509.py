@@ -56,6 +56,7 @@ class Fulcio:
     identity: str | None
     issuer: str | None
     repository: str | None
+    identities: tuple[str, ...] = ()  # every name in it, the first of which is ``identity``
 
 
 @contextlib.contextmanager
@@ -116,7 +117,7 @@ def fulcio(der: bytes) -> Fulcio | None:
     names = [name for value in held.values() if isinstance(value, x509.SubjectAlternativeName) for name in value]
     people = [name.value for name in names if isinstance(name, (x509.RFC822Name, x509.UniformResourceIdentifier))]
     issuer = _stated(held.get(f"{FULCIO}.8")) or _stated(held.get(f"{FULCIO}.1"), der=False)
-    return Fulcio(next(iter(people), None), issuer, _stated(held.get(f"{FULCIO}.12")))
+    return Fulcio(next(iter(people), None), issuer, _stated(held.get(f"{FULCIO}.12")), tuple(people))
 
 
 def _stated(value: x509.ExtensionType | None, *, der: bool = True) -> str | None:
@@ -134,11 +135,17 @@ def _opened(der: bytes) -> tuple[x509.Certificate, str, frozenset[str]]:
     try:
         own = _load(der)
         names = [extension.value for extension in own.extensions if isinstance(extension.value, x509.SubjectAlternativeName)]
-        kinds = (x509.RFC822Name, x509.UniformResourceIdentifier)
-        people = frozenset(name.value for held in names for name in held if isinstance(name, kinds))
+        people = frozenset(name.value for held in names for name in held if _is_person(name))
         return own, own.subject.rfc4514_string(), people
     except _UNREADABLE:
         raise UnreadableError(_NOT_READ) from None
+
+
+def _is_person(name: x509.GeneralName) -> bool:
+    """Say whether a name is an e-mail address or URI that cannot be taken for one of the other sort: every URI has a colon (RFC 3986)."""
+    return isinstance(name, x509.RFC822Name | x509.UniformResourceIdentifier) and (":" in name.value) is isinstance(
+        name, x509.UniformResourceIdentifier
+    )
 
 
 def _load(der: bytes) -> x509.Certificate:

@@ -19,11 +19,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
+from cryptography import x509 as standard
 from cryptography.hazmat.primitives.asymmetric import ec, mldsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from parts import authority
+from parts.sigstore import PrivateSigstore
+from rfc3161_client import HashAlgorithm, TimestampRequestBuilder
 
-from airgap_images.bundle import components, parse_index
+from airgap_images import sha512
+from airgap_images.bundle import components, listed512, parse_index
 from airgap_images.contents import layer as layers
 from airgap_images.contents.packages import apk, core_metadata, dpkg, golang, java, npm, os_release, python, rpm
 from airgap_images.contents.packages.package import Release, Text
@@ -38,13 +44,15 @@ from airgap_images.wheel_evidence import Attested, WheelEvidence
 from audit import journal
 from audit.checks import _containers, remote_code, safetensors
 from audit.install.receipts import Receipt
-from audit.verify import published, timestamps, x509
+from audit.signers import pkcs11_uri
+from audit.signers.file import from_private
+from audit.verify import oms, published, revocation, slsa, state, succession, timestamps, x509
 from audit.verify.published import SLSA
 from audit.verify.walk import listed_blobs
-from bundler import pylock
+from bundler import identity, pylock, timestamp
 from manifests import canonical, identities, intent, site, statement
 from manifests.errors import AirgapError
-from manifests.lock import Lock
+from manifests.lock import Lock, parse_model
 from manifests.policy import Policy, first_policy, signer_entry
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -83,6 +91,33 @@ def signature() -> bytes:
 
 def chain() -> bytes:
     return statement.Envelope("x509", b"{}", b"0" * 70, chain=(b"0" * 9, b"1" * 9), timestamps=(b"t",)).to_bytes()
+
+
+def keyless() -> bytes:
+    """A keyless signature file in its one form, signed by nobody."""
+    text = base64.b64encode(b"0" * 32).decode()
+    note = f"log\n1\n{text}\n\n\N{EM DASH} log {text}\n"
+    proof = {"logIndex": "0", "rootHash": text, "treeSize": "1", "hashes": [text], "checkpoint": {"envelope": note}}
+    entry = {"logIndex": "0", "logId": {"keyId": text}, "kindVersion": {"kind": "hashedrekord", "version": "0.0.2"}, "inclusionProof": proof}
+    material = {
+        "certificate": {"rawBytes": text}, "tlogEntries": [entry | {"canonicalizedBody": text}],
+        "timestampVerificationData": {"rfc3161Timestamps": [{"signedTimestamp": text}]},
+    }  # fmt: skip
+    envelope = {"payload": text, "payloadType": statement.PAYLOAD_TYPE, "signatures": [{"sig": text}]}
+    return canonical.compact({"mediaType": statement.SIGSTORE, "verificationMaterial": material, "dsseEnvelope": envelope})
+
+
+def model_signature(*, sharded: bool = False) -> bytes:
+    """A ``model.sig`` over two files, or ranges of one, signed by nobody."""
+    names = ("a:0:1", "a:1:2") if sharded else ("a", "b/c")
+    terms = {"method": "shards" if sharded else "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": []}
+    listed = [{"name": name, "algorithm": "sha256", "digest": HEX} for name in names]
+    said = statement.encode({"m": {"sha256": HEX}}, oms.PREDICATE, {"serialization": terms, "resources": listed})
+    return statement.Envelope("key", said, b"0" * 70, hint="x").to_bytes()
+
+
+def token() -> bytes:
+    return compact({"iss": "https://i", "aud": "sigstore", "sub": "a@b", "exp": 4e9, "nbf": 0, "job_workflow_ref": "o/r/w@f", "kubernetes.io": {}})
 
 
 def descriptor(**more: object) -> dict:
@@ -226,6 +261,64 @@ def certificates(data: bytes) -> None:
     x509.leaf(signer, (data,), NOW)
 
 
+@cache
+def pki() -> tuple[authority.Party, authority.Party, authority.Party, identities.CertificateSigner]:
+    """A root, an authority below it, a signer below that, and how a policy names the signer."""
+    top = authority.root()
+    between = top.below("Office")
+    bob = between.signer("bob", san=authority.mail("bob@example.org"))
+    return top, between, bob, authority.known(top, bob)
+
+
+def signers_certificate(data: bytes) -> None:
+    _, between, _, named = pki()
+    x509.leaf(named, (data, between.der), authority.NOW)
+
+
+def authoritys_certificate(data: bytes) -> None:
+    *_, bob, named = pki()
+    x509.leaf(named, (bob.der, data), authority.NOW)
+
+
+def revocations(data: bytes) -> None:
+    top, between, bob, _ = pki()
+    revocation.check((bob.own, between.own, top.own), (standard.load_der_x509_crl(data),), authority.NOW)
+
+
+def lists() -> tuple[bytes, ...]:
+    _, between, bob, _ = pki()
+    made = (between.crl(), between.crl(revoked=[bob]), between.crl(due=authority.NOW - authority.DAY))
+    return tuple(standard.load_pem_x509_crl(text.encode()).public_bytes(Encoding.DER) for text in made)
+
+
+@cache
+def stamps() -> tuple[dict[str, identities.TimestampAuthority], tuple[bytes, ...]]:
+    """A timestamp authority that a policy names, and what it says of the signature `s`."""
+    made = PrivateSigstore()
+    root, own = (certificate.public_bytes(Encoding.PEM).decode() for certificate in (made.tsa_root, made.tsa))
+    questions = [TimestampRequestBuilder(b"s", hashed).build().as_bytes() for hashed in (HashAlgorithm.SHA256, HashAlgorithm.SHA512)]
+    return {"tsa": identities.TimestampAuthority(roots=(root,), certificate=own)}, tuple(map(made.timestamp, questions))
+
+
+@cache
+def versions() -> tuple[bytes, bytes, bytes]:
+    """A policy, the one that follows it, and the signature file of the one person who decides under both."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    text = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    old = first_policy("s", {"a": signer_entry(text)}, threshold=1, expires=NOW + timedelta(days=1))
+    new = old.changed(version=2, previous=Digest.of(old.to_bytes()).hex)
+    signed = from_private("a", key).envelope(succession.payload(new.to_bytes(), new))
+    return old.to_bytes(), new.to_bytes(), signed.to_bytes()
+
+
+def stated_provenance(data: bytes) -> None:
+    slsa._builder(canonical.parse(data, "x", limit=1 << 20), SimpleNamespace(components=()))  # type: ignore[arg-type]
+
+
+def told_of(data: bytes) -> None:
+    identity.read(f"h.{base64.urlsafe_b64encode(data).decode().rstrip('=')}.s", NOW)
+
+
 def registries(path: Path) -> None:
     Mirrors.load({"CONTAINERS_REGISTRIES_CONF": str(path)}, path.parent, path.parent / "etc")
 
@@ -234,7 +327,7 @@ TARGETS: dict[str, Target] = {
     "json": Target(lambda raw: canonical.parse(raw, "x", limit=1 << 20), (b'{"a":[1,2.5,null,"\\u00e9"]}',)),
     "policy": Target(Policy.parse, (policy(),)),
     "lock": Target(lambda raw: Lock.parse(raw, "x"), (lock(),)),
-    "signature file": Target(lambda raw: statement.Envelope.parse(raw, "x"), (signature(), chain())),
+    "signature file": Target(lambda raw: statement.Envelope.parse(raw, "x"), (signature(), chain(), keyless())),
     "statement": Target(statements, (statement.Envelope.parse(signature(), "x").payload,)),
     "bundle.yaml": Target(
         on_disk(intent.load, "bundle.yaml"),
@@ -246,6 +339,26 @@ TARGETS: dict[str, Target] = {
     "oci manifest": Target(lambda raw: Manifest.parse(raw, "x"), (manifest(),)),
     "oci document": Target(lambda raw: parse_document(Descriptor(IMAGE_MANIFEST, Digest.of(raw), len(raw)), raw), (manifest(),)),
     "SHA256SUMS": Target(listed_blobs, (f"{HEX}  blobs/sha256/{HEX}\n{HEX}  index.json\n".encode(),)),
+    "SHA512SUMS": Target(sha512.decode, (sha512.encode({"index.json": "ab" * 64, f"blobs/sha256/{HEX}": "cd" * 64}),)),
+    "SHA512SUMS of a bundle": Target(lambda raw: listed512(raw, b"", ()), (sha512.encode({"index.json": sha512.of(b""), "oci-layout": "ab" * 64}),)),
+    "model.sig": Target(lambda raw: oms.parse(raw, "x"), (model_signature(), model_signature(sharded=True))),
+    "state": Target(
+        lambda raw: parse_model(state.State, canonical.parse(raw, "x", limit=1 << 20), "x", "y"),
+        (compact({"stateVersion": 2, "streams": {"s": {"serial": 1, "root": HEX, "lastSeen": "2026-11-24T12:00:00Z", "policyVersion": 1}}}),),
+    ),
+    "next policy": Target(lambda raw: succession.succeed(versions()[0], raw, (("a", versions()[2]),), NOW), versions()[1:2]),
+    "signature of a policy": Target(lambda raw: succession.succeed(*versions()[:2], (("a", raw),), NOW), versions()[2:]),
+    "provenance of a bundle": Target(
+        stated_provenance,
+        (compact({"predicateType": SLSA, "subject": [], "predicate": {"runDetails": {"builder": {"id": "b"}}}}),),
+        (AirgapError, KeyError, TypeError, ValueError, AttributeError),  # what `claim` takes for a reason
+    ),
+    "PKCS#11 URI": Target(
+        lambda raw: pkcs11_uri.parse(raw.decode("utf-8", "replace")),
+        (b"token=a%20b;object=c;id=%01;slot-id=7?module-path=/usr/lib/x.so&pin-source=file:/a&x-public-key=file:b",),
+    ),
+    "identity token": Target(lambda raw: identity.read(raw.decode("utf-8", "replace"), NOW), (b"aGVhZA." + base64.b64encode(token()).rstrip(b"=") + b".c2ln",)),
+    "claims of a token": Target(told_of, (token(),)),
     "upstream.json": Target(lambda raw: Evidence.parse(raw, "x"), (evidence(),)),
     "provenance of a wheel": Target(lambda raw: [published.published(one, "x") for one in published.attestations(raw, "x")], (provenance(),)),
     "listing of wheels": Target(
@@ -275,6 +388,10 @@ TARGETS: dict[str, Target] = {
     "pylock": Target(lambda raw: pylock.parse(raw, "x"), (b'lock-version = "1.0"\n[[packages]]\nname = "a"\nversion = "1"\n',)),
     "registries.conf": Target(on_disk(mirrors, "registries.conf"), (b'[[registry]]\nprefix = "a"\nlocation = "b"\n',)),
     "certificate": Target(certificates, (b"0\x82\x01\x00",), (ValueError,)),
+    "certificate of a signer": Target(signers_certificate, (pki()[2].der,), (ValueError,)),
+    "certificate of an authority": Target(authoritys_certificate, (pki()[1].der, pki()[0].der), (ValueError,)),
+    "revocation list": Target(revocations, lists(), x509._UNREADABLE),  # what `leaf` takes for a reason
     "public key": Target(lambda raw: signer_entry(raw.decode("utf-8", "replace")), (pem("p256").encode(),), (ValueError,)),
-    "timestamp": Target(lambda raw: timestamps.earliest({}, (raw,), b"s"), (b"0\x03\x02\x01\x00",)),
+    "timestamp": Target(lambda raw: timestamps.earliest(stamps()[0], (raw,), b"s", NOW), (b"0\x03\x02\x01\x00", *stamps()[1])),
+    "answer of a timestamp authority": Target(timestamp._ordered, stamps()[1]),
 }
