@@ -18,7 +18,8 @@ from parts.bundles import STREAM
 from audit.install import history, memory, receipts, undo
 from audit.install.store import Store
 from audit.signers.file import from_private
-from audit.verify import keyless, model_signatures, slsa, state, x509
+from audit.verify import images, keyless, model_signatures, slsa, state, x509
+from audit.verify.claims import Claim, Keyless
 from audit.verify.recognise import Recognised, recognise
 from audit.verify.result import Signature
 from audit.verify.succession import backing, payload
@@ -29,9 +30,10 @@ from manifests import canonical, statement
 from manifests.errors import AirgapError, InvalidFileError, RefusedError, TrustError
 from manifests.policy import Policy, first_policy, signer_entry
 from manifests.statement import SUFFIX, Envelope
+from manifests.upstream import Upstream
 
 SUBJECTS = {"index.json": {"sha256": "a" * 64}, "SHA256SUMS": {"sha256": "b" * 64}}
-EARLY, LATE = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+EARLY, LATE = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
@@ -302,6 +304,13 @@ def test_nobody_signs_a_planted_statement_for_another_stream(who, tmp_path):
 
 
 # What a verifier says
+
+
+def test_of_an_image_by_a_certificate_it_is_said_that_none_counts(top):
+    bob = top.signer("bob")
+    section = Upstream(identities={"acme": known(top, bob)}, images=({"match": "**", "signed_by": ["acme"]},))
+    claim = Claim(None, (), b"", b"", keyless=Keyless(b"{}", b""))
+    assert "not acme: a certificate of a pinned authority is none that signs images here" in images._failed(claim, ("acme",), section)
 
 
 def test_provenance_that_names_a_component_twice_allows_no_claim():

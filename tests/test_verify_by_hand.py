@@ -485,6 +485,24 @@ def test_a_bare_key_in_place_of_a_certificate_counts_for_nobody(office, tmp_path
     refused_by_both(5, office, folder, tmp_path, office.who.policy_raw)
 
 
+def test_one_key_by_itself_and_in_a_certificate_is_no_two_signers(office, tmp_path):
+    folder = shutil.copytree(office.bundle, tmp_path / "bundle")
+    (folder / "signatures" / "bob.sigstore.json").unlink()
+    alice = office.who.key("alice")
+    sign.sign(folder, holding(alice, OFFICE.certificate("bob", alice.public_key), OFFICE.own).named("bob"), bundles.terms(None))
+    refused_by_both(5, office, folder, tmp_path, office.who.policy_raw)
+
+
+def test_the_key_of_somebody_who_is_revoked_counts_in_nobodys_certificate(office, tmp_path):
+    folder = with_chain(office, tmp_path, OFFICE.certificate("bob", office.who.key("bob").public_key), OFFICE.own)
+    value = office.who.policy.model_dump(mode="json", exclude_none=True)
+    value["signers"]["old"] = signer_entry((office.base / "keys" / "bob.pub").read_text())
+    status, shown = by_hand(folder, canonical.readable(value), tmp_path)
+    assert status == 0, shown
+    value["revoked"]["signers"] = ["old"]
+    refused_by_both(5, office, folder, tmp_path, canonical.readable(value))
+
+
 def test_a_timestamp_shows_that_a_certificate_was_valid_then(office, tmp_path):
     """The certificate lives for some seconds; the timestamp is from within, the check from after them."""
     stamps, bob = PrivateSigstore(), office.who.key("bob")

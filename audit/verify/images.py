@@ -26,7 +26,7 @@ from audit.verify.claims import Claim, UnknownShapeError, Unsigned, claims
 from audit.verify.verdict import Judge, Outcome, Result, Seen, Verdict, several, valid
 from manifests import canonical
 from manifests.errors import AirgapError, IntegrityError
-from manifests.identities import SigstoreSigner
+from manifests.identities import CertificateSigner, SigstoreSigner
 from manifests.paths import printable
 from manifests.policy import Policy
 from manifests.upstream import ImageRule, Upstream, UpstreamKey
@@ -270,7 +270,9 @@ def _failed(claim: Claim, names: tuple[str, ...], section: Upstream) -> str:
     others = [name for name in names if name not in keys]
     if others and claim.keyless is None:
         return "" if claim.unjudged else f"not {', '.join(others)}: {claim.no_keyless}" + _keys(keys, "; ")
-    return _keys(keys, "")
+    certified = [name for name in others if isinstance(section.identities[name], CertificateSigner)]
+    said = f"not {', '.join(certified)}: a certificate of a pinned authority is none that signs images here" if certified else ""
+    return said + _keys(keys, "; " if said else "")
 
 
 def _keys(names: list[str], before: str) -> str:
