@@ -13,12 +13,12 @@ import typer
 
 from airgap_images.oci import Digest
 from audit import memory_cli
-from audit.terminal import Hashing, Json, Report, command, emit, lazily, note, secret
+from audit.terminal import Comparing, Hashing, Json, Report, command, emit, lazily, note, secret
 from audit.verify import pinned
 from audit.verify.trust import Memory
 from audit.verify.walk import Place, verify
 from manifests import canonical
-from manifests.errors import UsageError
+from manifests.errors import IntegrityError, UsageError
 from manifests.policy import Policy
 
 if TYPE_CHECKING:
@@ -53,7 +53,9 @@ PolicyFile = Annotated[Path, typer.Option("--policy", metavar="FILE", help="The 
 SiteFile = Annotated[Path | None, typer.Option("--site", metavar="FILE", help="site.yaml: where things go here.")]
 StoreFolder = Annotated[Path | None, typer.Option("--store", metavar="DIR", help="The store, instead of the site's.")]
 StateFolder = Annotated[Path | None, typer.Option("--state", metavar="DIR", help="Where this site remembers serials; else the store.")]
-PassphraseFile = Annotated[Path | None, typer.Option("--passphrase-file", metavar="FILE", help="Passphrase or PIN, as its first line.")]
+PassphraseFile = Annotated[
+    Path | None, typer.Option("--passphrase-file", metavar="FILE", help="A file whose first line is the passphrase or PIN.")
+]
 Now = Annotated[str | None, typer.Option("--now", metavar="TIME", help="Take this as the time, for tests: 2026-11-24T17:00:00Z.")]
 
 
@@ -148,8 +150,8 @@ def evidence_(
 def check_(site_file: SiteFile = None, store: StoreFolder = None, state: StateFolder = None, as_json: Json = False) -> Report:
     """Find what has changed since the install: files, blobs, images, receipts, journal and state."""
     here = _site(site_file, store)
-    with Hashing("checking") as watch, _targets(here) as targets:
-        return render.drift(drift.check(here.store, targets=targets, watch=watch, state_folder=state))
+    with Comparing("checking") as watch, _targets(here) as targets:
+        return render.drift(drift.check(here.store, targets=targets, watch=watch, state_folder=state), drift.HINT)
 
 
 @app.command("status")
@@ -263,7 +265,10 @@ def _place(bundle: Path, policy_raw: bytes, digest: str | None) -> Place:
 
 
 def _digest(text: str | None) -> Digest | None:
-    return Digest(text.removeprefix("sha256:")) if text else None
+    try:
+        return Digest(text.removeprefix("sha256:")) if text else None
+    except IntegrityError:
+        raise UsageError(f"--bundle {text!r} is no sha256", hint="give all 64 digits, as `airgap-audit verify` prints them") from None
 
 
 def _memory(presented: pinned.Presented, now: str | None, state: Path | None, store: Path | None) -> Memory | None:

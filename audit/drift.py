@@ -185,7 +185,7 @@ def _receipt(store: Store, number: int | None, note: _Notebook) -> Receipt | Non
 
 def _memory(folder: Path, store: Store, note: _Notebook) -> None:
     if not os.path.lexists(folder / state.FILE):
-        note.not_checked.append(f"What the site remembers of serials: no {state.FILE} in {folder}; name its folder if it is elsewhere.")
+        note.not_checked.append(f"What the site remembers: no {state.FILE} in {folder}. Name its folder with --state, or it was lost.")
         return
     try:
         known = dict(state.streams(folder))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
 from manifests import canonical
@@ -29,11 +29,12 @@ def aloud(sha256: str) -> str:
     return " ".join(sha256[at : at + GROUP] for at in range(0, len(sha256), GROUP))
 
 
-def who(role: Role) -> str:
-    """Say how many of whom a role wants."""
-    names = ", ".join(role.signers)
-    text = names if len(role.signers) == role.threshold == 1 else f"{role.threshold} of {names}"
-    return text + "".join(f", among them {' or '.join(group)}," for group in role.require_any_of)
+def who(role: Role, revoked: Iterable[str] = ()) -> str:
+    """Say how many of whom a role wants; whoever is ``revoked`` is not among them."""
+    names = [name for name in role.signers if name not in revoked]
+    text = names[0] if len(names) == role.threshold == 1 else f"{role.threshold} of {', '.join(names)}"
+    groups = [[name for name in group if name not in revoked] for group in role.require_any_of]
+    return text + "".join(f", among them {' or '.join(group)}," for group in groups)
 
 
 def _itself(policy: Policy, sha256: str, now: datetime) -> Iterator[str]:
@@ -52,18 +53,19 @@ def _itself(policy: Policy, sha256: str, now: datetime) -> Iterator[str]:
 
 
 def _bundles(policy: Policy) -> Iterator[str]:
-    role = policy.roles.bundle
-    yield f"A bundle is accepted when {who(role)} signed it and its serial is {policy.min_serial} or higher."
+    role, gone = policy.roles.bundle, policy.revoked.signers
+    yield f"A bundle is accepted when {who(role, gone)} signed it and its serial is {policy.min_serial} or higher."
     if policy.profile == "cnsa":
         yield f"Profile cnsa: among the signers there must be one with {CNSA[0]} and one with {CNSA[1]}, and SHA-512 sums are required."
-    elif role.threshold == 1 and len(role.signers) > 1:
+    elif role.threshold == 1 and len(set(role.signers) - set(gone)) > 1:
         yield "One of them alone is enough: whoever has one of these keys decides. `airgap-bundle policy set-threshold` asks for more."
     yield "Any other signature counts for nothing, whatever a bundle says of itself."
 
 
 def _next(policy: Policy) -> Iterator[str]:
-    yield f"The next version is accepted when {who(policy.roles.policy)} signed it, and enough of those whom it names itself."
-    if policy.roles.policy.threshold == 1 and len(policy.roles.policy.signers) > 1 and policy.profile == "default":
+    role, gone = policy.roles.policy, policy.revoked.signers
+    yield f"The next version is accepted when {who(role, gone)} signed it, and enough of those whom it names itself."
+    if role.threshold == 1 and len(set(role.signers) - set(gone)) > 1 and policy.profile == "default":
         yield "One of them alone can change who is trusted."
 
 
@@ -79,10 +81,10 @@ def _people(policy: Policy) -> Iterator[str]:
 def _refused(policy: Policy) -> Iterator[str]:
     yield from (f"Bundle sha256:{root} is refused." for root in policy.revoked.roots)
     yield from (f"Any bundle with blob sha256:{blob} is refused." for blob in policy.revoked.blobs)
-    yield from (f"A grave finding behind gate {name} is {FATES[what]}." for name, what in sorted(policy.gates.items()))
+    yield from (f"A finding of high or critical severity at gate {name} is {FATES[what]}." for name, what in sorted(policy.gates.items()))
     other = [name for name in GATES if name not in policy.gates]
     if other:
-        yield f"A grave finding behind gate {' or '.join(other)} is refused."
+        yield f"A finding of high or critical severity at gate {' or '.join(other)} is refused."
 
 
 def _others(policy: Policy) -> Iterator[str]:
@@ -111,8 +113,7 @@ def _authorities(policy: Policy) -> Iterator[str]:
 def _images(policy: Policy) -> Iterator[str]:
     rules = policy.upstream.images
     if not rules:
-        why = "No rule says which images these sign" if policy.upstream.identities else "Nobody is named who signs images"
-        yield f"{why}, so no upstream signature of an image is judged; `policy upstream-image` adds a rule."
+        yield "No rule says who signs images, so no upstream signature of one is judged; `policy upstream-image` adds a rule."
         return
     yield "Images are judged by the first of these rules that matches; one that none matches is not assessed:"
     for rule in rules:

@@ -9,7 +9,7 @@ from typing import Any
 from audit import explain
 from audit.install.memory import UNKNOWN, Accepted, Compared, Recovered
 from audit.journal import Head
-from audit.terminal import Report
+from audit.terminal import Report, counted
 from audit.verify.pinned import Presented
 from audit.verify.trust import Memory
 from manifests import canonical
@@ -18,6 +18,7 @@ PINNED = (
     "This site now trusts it because of the hash you typed, and nobody's signature was asked. Who gave you that paper decided whom "
     "this site trusts."
 )
+TYPED = "The hash you typed is that of the policy in force; nothing was changed."
 
 
 def accepted(result: Accepted) -> Report:
@@ -26,11 +27,11 @@ def accepted(result: Accepted) -> Report:
     verb = "is in force now" if result.changed else "was in force already"
     lines = [f"version {policy.version} of the policy for stream {policy.stream} {verb}", f"sha256 {result.presented.sha256}"]
     if result.pinned:
-        lines.append(PINNED)
+        lines.append(PINNED if result.changed else TYPED)
     lines += [f"by version {side.version}: {side.words}" for side in (result.old, result.new) if side]
     if before.policy_version and result.changed:
         lines.append(f"before: version {before.policy_version}, sha256 {before.policy_sha256 or 'not known'}")
-    lines.append(f"older versions are refused from now on; journal: {result.journal.count} entries, head {result.journal.sha256}")
+    lines.append(f"older versions are refused from now on; journal: {_entries(result.journal)}")
     data = {
         "changed": result.changed,
         "journal": _head(result.journal),
@@ -69,7 +70,7 @@ def policies(found: tuple[tuple[str, Memory, Presented | None], ...], now: datet
 
 def remembered(folder: Path, found: tuple[Compared, ...]) -> Report:
     """Tell what is remembered, stream by stream; a stream of which the journal shows more ends with exit code 3."""
-    lines = [] if found else [f"{folder}: nothing is remembered, and nothing was accepted here"]
+    lines = [] if found else [f"{folder}: no stream is remembered"]
     for entry in found:
         lines += [f"{entry.stream}: {_words(entry.memory)}", *([f"  LOST: {entry.lost}"] if entry.lost else [])]
     listed = [{"lost": entry.lost, "stream": entry.stream, **_data(entry.memory)} for entry in found]
@@ -82,7 +83,7 @@ def recovered(result: Recovered) -> Report:
     lines += [f"the damaged file is kept as {result.aside}"] if result.aside else []
     lines += [f"{name}: {_words(memory)}" for name, memory in result.streams]
     lines += ["not known:", *(f"  - {text}" for text in UNKNOWN)] if result.changed else []
-    lines.append(f"journal: {result.journal.count} entries, head {result.journal.sha256}")
+    lines.append(f"journal: {_entries(result.journal)}")
     data = {
         "aside": result.aside,
         "changed": result.changed,
@@ -95,10 +96,12 @@ def recovered(result: Recovered) -> Report:
 
 def forgotten(stream: str, was: Memory, head: Head, *, only_time: bool) -> Report:
     """Tell what is no longer remembered, and what that means."""
+    done = f"forgotten, was {_words(was)}"
     meaning = "its next policy and bundle are taken as the first ever, whatever version and serial: compare the policy's sha256 with paper"
     if only_time:
+        done = f"only the last time seen is forgotten, was {_seen(was)}"
         meaning = "the last time seen is now this machine's; serial and policy are remembered as before"
-    lines = [f"{stream}: forgotten, was {_words(was)}", meaning, f"journal: {head.count} entries, head {head.sha256}"]
+    lines = [f"{stream}: {done}", meaning, f"journal: {_entries(head)}"]
     return Report({"journal": _head(head), "onlyTime": only_time, "stream": stream, "was": _data(was)}, "\n".join(lines))
 
 
@@ -106,8 +109,15 @@ def _words(memory: Memory) -> str:
     if memory == Memory():
         return "nothing"
     serial = f"serial {memory.serial}, bundle sha256:{memory.root}" if memory.serial is not None else "no bundle yet"
-    seen = canonical.stamp(memory.last_seen) if memory.last_seen else "never"
-    return f"{serial}; policy version {memory.policy_version}, sha256 {memory.policy_sha256 or 'not known'}; last seen {seen}"
+    return f"{serial}; policy version {memory.policy_version}, sha256 {memory.policy_sha256 or 'not known'}; last seen {_seen(memory)}"
+
+
+def _seen(memory: Memory) -> str:
+    return canonical.stamp(memory.last_seen) if memory.last_seen else "never"
+
+
+def _entries(head: Head) -> str:
+    return f"{counted(head.count, 'entry', many='entries')}, head {head.sha256}"
 
 
 def _data(memory: Memory) -> dict[str, Any]:

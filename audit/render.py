@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audit import checks
-from audit.terminal import Report, human, table
-from audit.verify import steps
+from audit.terminal import Report, counted, human, table
+from audit.verify import steps, walk
 from audit.verify.verdict import as_json
 from manifests import canonical
+from manifests.errors import RefusedError
 from manifests.paths import printable
 from manifests.statement import SHA512SUMS
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from audit.verify.verdict import Verdict
 
 NO_STATE = "Rollback: no site state was consulted (name one with --state), so an older bundle than one accepted before would pass."
-FRESH = "Rollback: this site remembers nothing of the stream yet, so whether something newer was accepted elsewhere is unknown."
+FRESH = "Rollback: this site remembers no bundle of the stream yet, so whether something newer was accepted elsewhere is unknown."
 
 
 def verified(
@@ -77,10 +78,11 @@ def upstream(verdicts: Iterable[Verdict]) -> tuple[list[dict[str, Any]], list[st
         if verdict.sort == "wheel":
             ends.setdefault(verdict.component, Counter())[verdict.result] += 1
             continue
-        lines.append(f"{verdict.sort} {verdict.component}: upstream signatures {verdict.result}: {printable(verdict.reason, 600)}")
+        how = "not judged" if verdict.result == "nobody named" else verdict.result
+        lines.append(f"{verdict.sort} {verdict.component}: upstream signatures {how}: {printable(verdict.reason, 600)}")
         others = [seen for seen in verdict.seen if seen.result in {"wrong", "unverifiable"}] if verdict.result == "good" else []
         lines += [f"  beside it, {seen.kind} in {seen.manifest}: {seen.result}: {printable(seen.reason, 300)}" for seen in others]
-    said = {component: ", ".join(f"{count} {result}" for result, count in sorted(counted.items())) for component, counted in ends.items()}
+    said = {component: ", ".join(f"{count} {result}" for result, count in sorted(results.items())) for component, results in ends.items()}
     return data, lines + [f"wheels in {component}: attestations of the index: {text}" for component, text in said.items()]
 
 
@@ -96,15 +98,17 @@ def installed(result: Installed) -> Report:
     """Tell what stands now, how it got there, and what was not placed or not assessed."""
     receipt = result.receipt
     signers = ", ".join(signer.name for signer in receipt.signers)
+    unchecked = [*([FRESH] if result.fresh else []), *(text for text in result.bundle.not_checked if text == walk.GIVEN)]
     lines = [
         f"{'installed' if result.changed else 'unchanged'}: generation {result.generation} of {result.store}",
         f"bundle {result.bundle.digest}, stream {receipt.stream}, serial {receipt.serial}, signed by {signers}",
-        table([(f"  {t.name}", t.mode, f"{t.files} files", human(t.bytes)) for t in receipt.trees], frozenset({2, 3})),
+        table([(f"  {t.name}", t.mode, counted(t.files, "file"), human(t.bytes)) for t in receipt.trees], frozenset({2, 3})),
         *_placed(receipt.items),
         *(f"note: {printable(text, 600)}" for text in result.notes),
         *_gate(result.gate),
-        f"journal: {result.journal.count} entries, head {result.journal.sha256}",
-        *([FRESH] if result.fresh else []),
+        f"policy version {receipt.policy_version}, sha256 {receipt.policy_sha256}",
+        f"journal: {counted(result.journal.count, 'entry', many='entries')}, head {result.journal.sha256}",
+        *unchecked,
     ]
     data = {
         "bundle": _bundle(result.bundle),
@@ -112,6 +116,7 @@ def installed(result: Installed) -> Report:
         "checks": checks.as_json(result.checks, result.gate),
         "generation": result.generation,
         "journal": _head(result.journal),
+        "notChecked": unchecked,
         "notes": list(result.notes),
         "previous": result.previous,
         "receipt": receipt.model_dump(mode="json", by_alias=True),
@@ -154,7 +159,7 @@ def status(found: Status) -> Report:
     if found.interrupted:
         entry = found.interrupted
         lines.append(f"{entry.operation} was begun at {entry.time} and has not ended: it is running, or was killed; run it again")
-    lines.append(f"journal: {found.journal.count} entries, head {found.journal.sha256}")
+    lines.append(f"journal: {counted(found.journal.count, 'entry', many='entries')}, head {found.journal.sha256}")
     listed = [
         {"current": g.current, "generation": g.number, "receipt": g.receipt and g.receipt.model_dump(mode="json", by_alias=True)}
         for g in found.generations
@@ -193,8 +198,9 @@ def rolled_back(result: RolledBack) -> Report:
 def removed(result: Removed) -> Report:
     """Tell what was taken away and what stays, and why."""
     staying = {entry.component for entry in result.images_left}
+    gone = f"{counted(len(result.generations), 'generation')}, {counted(len(result.bundles), 'bundle')}"
     lines = [
-        f"removed from {result.store}: {len(result.generations)} generations, {len(result.bundles)} bundles, {human(result.bytes)}",
+        f"removed from {result.store}: {gone}, {human(result.bytes)}",
         *(f"  {name} taken out of its {'other ' if name in staying else ''}targets" for name in result.images),
         *(f"  {entry.component} STAYS: {printable(entry.reason, 400)}" for entry in result.images_left),
         *(f"  not ours, left: {printable(name)}" for name in result.left),
@@ -214,11 +220,14 @@ def removed(result: Removed) -> Report:
     return Report(data, "\n".join(lines), 1 if result.images_left else 0)
 
 
-def drift(found: Drift) -> Report:
-    """Tell what has changed since the install; what could not be compared is told apart."""
+def drift(found: Drift, remedy: str) -> Report:
+    """Tell what has changed since the install, and the ``remedy`` for that; what could not be compared is told apart."""
     notes = [{"kind": kind, "message": message, "subject": subject} for kind, subject, message in found.notes]
     lines = [found.outcome, *(": ".join(filter(None, (kind, printable(subject), message))) for kind, subject, message in found.notes)]
-    return Report({"exitCode": found.exit_code, "notes": notes, "outcome": found.outcome}, "\n".join(lines), found.exit_code)
+    hint = remedy if found.exit_code == RefusedError.exit_code else None
+    lines += [f"hint: {hint}"] if hint else []
+    data = {"exitCode": found.exit_code, "hint": hint, "notes": notes, "outcome": found.outcome}
+    return Report(data, "\n".join(lines), found.exit_code)
 
 
 def evidence(assessment: Assessment, files: Iterable[Path]) -> Report:
@@ -231,14 +240,16 @@ def evidence(assessment: Assessment, files: Iterable[Path]) -> Report:
         lines += _gate(proof.gate)
         lines += [f"disagreement: {d.component}: {d.message}" for d in proof.inventory.disagreements]
         lines += [f"installed: {proof.drift.outcome}"] if proof.drift else []
-    lines += [f"not checked: {len(assessment.not_checked)} things, listed in the report", *(f"written: {path}" for path in listed)]
+    lines += [f"not checked: {counted(len(assessment.not_checked), 'thing')}, listed in the report"]
+    lines += [f"written: {path}" for path in listed]
     data = {"exitCode": assessment.exit_code, "files": listed, "notChecked": len(assessment.not_checked), "verdict": assessment.verdict}
     return Report(data, "\n".join(lines), assessment.exit_code)
 
 
 def journal(head: Head) -> Report:
     """Tell how far the journal goes; its head is to be noted elsewhere."""
-    return Report(_head(head), f"journal: {head.count} entries, unbroken\nhead {head.sha256} (note it where this machine cannot write)")
+    entries = counted(head.count, "entry", many="entries")
+    return Report(_head(head), f"journal: {entries}, unbroken\nhead {head.sha256} (note it where this machine cannot write)")
 
 
 def _placed(items: Iterable[ImageReceipt | TreeReceipt]) -> list[str]:

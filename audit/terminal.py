@@ -143,6 +143,11 @@ def human(count: int) -> str:
     return f"{value:.1f} TiB"
 
 
+def counted(number: int, what: str, *, many: str = "") -> str:
+    """Write how many there are of something: ``1 file``, ``2 files``; ``many`` is its plural where that is another word with an s."""
+    return f"{number} {what if number == 1 else many or f'{what}s'}"
+
+
 def table(rows: Sequence[tuple[str, ...]], right: frozenset[int] = frozenset()) -> str:
     """Lay out rows in columns two spaces apart; the columns in ``right`` are aligned to the right."""
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))] if rows else []
@@ -224,6 +229,13 @@ class Hashing(Bars):
             if self._told < MAX_LISTED:
                 self._told += 1
                 _tell(error)
+
+
+class Comparing(Hashing):
+    """Watches a comparison: what differs is its result, and is told with it."""
+
+    def failed(self, error: AirgapError) -> None:
+        """Leave it to the result."""
 
 
 class Transfers(Bars):

@@ -23,7 +23,7 @@ from bundler import build as building
 from bundler import render
 from bundler.policies import upstream_cli as policies
 from manifests.diff import diff as compare
-from manifests.errors import AirgapError, UsageError
+from manifests.errors import AirgapError, IntegrityError, UsageError
 from manifests.lock import Lock
 from manifests.policy import Policy
 from manifests.publickey import canonical_pem
@@ -48,7 +48,9 @@ app.add_typer(policies.app, name="policy")
 IntentFile = Annotated[Path, typer.Argument(metavar="BUNDLE.YAML", help="What to carry.")]
 LockFile = Annotated[Path, typer.Argument(metavar="BUNDLE.LOCK.JSON", help="What `lock` wrote and you reviewed.")]
 CacheFolder = Annotated[Path | None, typer.Option("--cache", metavar="DIR", help="Where bytes read while locking are kept.")]
-PassphraseFile = Annotated[Path | None, typer.Option("--passphrase-file", metavar="FILE", help="Read the passphrase or PIN from a file.")]
+PassphraseFile = Annotated[
+    Path | None, typer.Option("--passphrase-file", metavar="FILE", help="A file whose first line is the passphrase or PIN.")
+]
 KEY = "file:PATH; pkcs11:token=...;object=...?module-path=... (RFC 7512); x509:CHAIN.pem?key=URI; sigstore:."
 IdentityTokenFile = Annotated[
     Path | None, typer.Option("--identity-token-file", metavar="FILE", help="For sigstore: keys; else SIGSTORE_ID_TOKEN, else the CI's.")
@@ -130,7 +132,9 @@ def build(
     paranoid: Annotated[bool, typer.Option("--paranoid", help="Hash again what is already there.")] = False,
     jobs: Annotated[int, typer.Option("--jobs", min=1, max=64, help="Files fetched at once.")] = 4,
     reuse: Annotated[list[Path] | None, typer.Option("--reuse", metavar="BUNDLE", help="Take what another bundle has from there.")] = None,
-    policy: Annotated[Path | None, typer.Option("--policy", metavar="FILE", help="Judge images' upstream signatures by it.")] = None,
+    policy: Annotated[
+        Path | None, typer.Option("--policy", metavar="FILE", help="Judge by it what upstream signed: images, models, wheels.")
+    ] = None,
     cache: CacheFolder = None,
     as_json: Json = False,
 ) -> Report:
@@ -146,7 +150,7 @@ def build(
 @app.command()
 @command
 def keygen(
-    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for NAME.key and NAME.pub.")] = Path(),
     algorithm: Annotated[
         Literal["p256", "p384", "ed25519", "ml-dsa-87"], typer.Option("--algorithm", help="p256 is read by every tool.")
@@ -187,14 +191,16 @@ def public_key(
 def sign_(
     folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of the bundle.")],
     key: Annotated[str, typer.Option("--key", metavar="URI", help=KEY)],
-    serial: Annotated[int | None, typer.Option("--serial", min=0, help="Number in the stream; first signer only.")] = None,
-    days: Annotated[int, typer.Option("--expires-in", min=1, max=3650, help="Days until it is refused; first signer only.")] = 365,
-    previous: Annotated[str | None, typer.Option("--previous", help="sha256 of the bundle before this one.")] = None,
-    policy: Annotated[Path | None, typer.Option("--policy", help="Say who is still missing under this policy.")] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Name of the signature file; the key's when absent.")] = None,
+    serial: Annotated[int | None, typer.Option("--serial", metavar="N", min=0, help="Number in the stream; first signer only.")] = None,
+    days: Annotated[
+        int, typer.Option("--expires-in", metavar="DAYS", min=1, max=3650, help="Days until it is refused; first signer only.")
+    ] = 365,
+    previous: Annotated[str | None, typer.Option("--previous", metavar="SHA256", help="sha256 of the bundle before this one.")] = None,
+    policy: Annotated[Path | None, typer.Option("--policy", metavar="FILE", help="Say who counts and who is missing under it.")] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name of the signature file; the key's when absent.")] = None,
     no_models: Annotated[bool, typer.Option("--no-models", help="Make no model.sig for each model in it.")] = False,
     stamps: Annotated[
-        list[str] | None, typer.Option("--timestamp", metavar="URL", help="An authority (RFC 3161) to state when; repeatable.")
+        list[str] | None, typer.Option("--timestamp", metavar="URL", help="An authority (RFC 3161) to state when; once for each.")
     ] = None,
     passphrase_file: PassphraseFile = None,
     identity_token_file: IdentityTokenFile = None,
@@ -205,17 +211,19 @@ def sign_(
     known = _policy(policy, sign.stream(folder)) if policy else None
     signer = timestamp.stamped(signer, tuple(stamps), _client(), known) if stamps else signer
     now = _now()
-    before = Digest(previous.removeprefix("sha256:")).hex if previous else None
-    terms = sign.Terms(serial, now, now + timedelta(days=days), before, known.version if known else None, ("airgap-bundler", _version()))
+    version, tool = known.version if known else None, ("airgap-bundler", _version())
+    terms = sign.Terms(serial, now, now + timedelta(days=days), _hex(previous), version, tool)
     result = sign.sign(folder, signer.named(name) if name else signer, terms, known)
     models = None if no_models else model_signatures.sign(folder, signer.named(result.name))
-    return render.signed(result, known, sign.signers(folder, known, now) if known else frozenset(), models)
+    return render.signed(result, sign.standing(folder, known, now) if known else None, models)
 
 
 @app.command("diff")
 @command
 def diff_(
-    old: Annotated[Path, typer.Argument(help="A lock.")], new: Annotated[Path, typer.Argument(help="Another lock.")], as_json: Json = False
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="A lock.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="Another lock.")],
+    as_json: Json = False,
 ) -> Report:
     """Show what moved between two locks."""
     changes = compare(Lock.load(old), Lock.load(new))
@@ -286,6 +294,13 @@ def _client() -> Client:
 
 def _registries() -> Registries:
     return Registries.load(os.environ, Path.home())
+
+
+def _hex(previous: str | None) -> str | None:
+    try:
+        return Digest(previous.removeprefix("sha256:")).hex if previous else None
+    except IntegrityError:
+        raise UsageError(f"--previous {previous!r} is no sha256", hint="give all 64 digits, as `sign` printed them") from None
 
 
 def _identity_token(path: Path | None) -> str | None:

@@ -12,11 +12,10 @@ from bundler.build import Built
 from manifests.diff import Difference
 from manifests.lock import Lock, LockedComponent
 from manifests.paths import printable
-from manifests.policy import Policy
 
 if TYPE_CHECKING:
     from bundler.model_signatures import ModelsSigned
-    from bundler.sign import Signed
+    from bundler.sign import Signed, Standing
 
 MAX_CHANGES = 40  # differences shown to people; --json has all
 EVIDENCE = {
@@ -80,8 +79,8 @@ def built(result: Built, out: Path) -> Report:
     return Report(data, "\n".join(lines), gate.exit_code)
 
 
-def signed(result: Signed, policy: Policy | None, signers: frozenset[str], models: ModelsSigned | None = None) -> Report:
-    """Tell who has signed, the models too; with a policy also who is still missing beside its ``signers`` who did."""
+def signed(result: Signed, standing: Standing | None, models: ModelsSigned | None = None) -> Report:
+    """Tell who has signed, the models too; where a policy was named also who counts under it and who is still missing."""
     said = result.predicate
     lines = [
         f"{'signed' if result.added else 'had signed before'}: {result.file}",
@@ -90,9 +89,8 @@ def signed(result: Signed, policy: Policy | None, signers: frozenset[str], model
         *(f"model signed: {file}" for file in (models.made if models else ())),
         *([models.note] if models and models.note else []),
     ]
-    missing = policy.missing(policy.roles.bundle, signers) if policy else None
-    if policy:
-        lines.append(f"policy: {missing or 'the threshold is reached'}")
+    if standing:
+        lines += _standing(standing)
     data: dict[str, Any] = {
         "added": result.added,
         "bundle": str(result.digest),
@@ -102,7 +100,21 @@ def signed(result: Signed, policy: Policy | None, signers: frozenset[str], model
         "signatures": list(result.signatures),
         "stream": said.stream,
     }
-    return Report(data | ({"missing": missing} if policy else {}), "\n".join(lines))
+    if standing:
+        ignored = [{"file": entry.file, "reason": entry.reason} for entry in standing.ignored]
+        data |= {"missing": standing.missing, "signed": list(standing.signed), "waiting": list(standing.waiting)}
+        data |= {"ignored": ignored, "failures": list(standing.failures)}
+    return Report(data, "\n".join(lines))
+
+
+def _standing(standing: Standing) -> list[str]:
+    who = f"signed by {', '.join(standing.signed) or 'nobody who counts'}"
+    who += f", not by {', '.join(standing.waiting)}" if standing.waiting else ""
+    return [
+        f"policy: {standing.missing or 'the threshold is reached'} ({who})",
+        *(f"policy: {entry.file} does not count: {printable(entry.reason, 600)}" for entry in standing.ignored),
+        *(f"policy: it would be refused: {printable(message, 600)}" for message in standing.failures),
+    ]
 
 
 def differences(changes: Iterable[Difference]) -> list[dict[str, str]]:
@@ -114,7 +126,10 @@ def _components(lock: Lock) -> str:
     rows = [("component", "kind", "files", "size", "identity", "licence")]
     for component in lock.components:
         said = {**component.facts, **component.identity}
-        identity = printable(next((said[key] for key in FACTS if key != "license" and key in said), ""), 19)
+        key = next((key for key in FACTS if key != "license" and key in said), "")
+        identity = printable(said.get(key, ""), 19)
+        if key == "packages":
+            identity = f"packages: {identity}"
         if "of" in component.identity:  # what upstream says of the image before it
             counts = [f"{what}: {said[key]}" for key, what in EVIDENCE.items() if key in said]
             identity = printable(", ".join(counts), 90)

@@ -20,6 +20,8 @@ from airgap_images.layout import Layout, read_regular, require_layout, write_ato
 from airgap_images.oci import Digest, Index
 from audit.signers import Signer
 from audit.verify.recognise import recognise
+from audit.verify.result import Ignored, Signature
+from audit.verify.trust import discounted
 from audit.verify.walk import MAX_INDEX, MAX_SUMS, signature_files
 from manifests import statement
 from manifests.errors import IntegrityError, TrustError, UsageError
@@ -43,6 +45,20 @@ class Terms:
     previous: str | None
     policy_version: int | None
     tool: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Who has signed by a policy: ``signed`` and ``waiting`` are names, ``missing`` says what is lacking, None if nothing is.
+
+    ``ignored`` are the files that do not count; ``failures`` say for which of them every site would refuse the bundle.
+    """
+
+    signed: tuple[str, ...]
+    waiting: tuple[str, ...]
+    missing: str | None
+    ignored: tuple[Ignored, ...]
+    failures: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +119,20 @@ def stream(folder: Path) -> str:
     return dict(index.annotations).get(STREAM, "")
 
 
-def signers(folder: Path, policy: Policy, now: datetime) -> frozenset[str]:
-    """Return which signers of ``policy`` have a valid signature beside the bundle in ``folder``."""
-    files = signature_files(folder / "signatures", "signatures", beside=MODEL_SUFFIX)
-    return frozenset(signature.signer for _, signature in recognise(policy, files, now).signatures)
+def standing(folder: Path, policy: Policy, now: datetime) -> Standing:
+    """Return who of ``policy`` has signed the bundle in ``folder`` by now, by the rules of steps 3 and 4."""
+    found = recognise(policy, signature_files(folder / "signatures", "signatures", beside=MODEL_SUFFIX), now)
+    counted: dict[str, Signature] = {}
+    ignored = list(found.ignored)
+    for _, signature in found.signatures:
+        if reason := discounted(policy, signature, counted):
+            ignored.append(Ignored(signature.file, reason))
+        else:
+            counted[signature.signer] = signature
+    role = policy.roles.bundle
+    waiting = tuple(name for name in role.signers if name not in counted and name not in policy.revoked.signers)
+    failures = tuple(failure.message for failure in found.failures)
+    return Standing(tuple(sorted(counted)), waiting, policy.missing(role, counted), tuple(ignored), failures)
 
 
 def _remove_torn(signatures: Path) -> None:

@@ -34,7 +34,8 @@ Written by `docs/generate.py` from the commands themselves; do not edit. `make d
 `airgap-bundle` is for the connected side, `airgap-audit` for the isolated side. For both:
 
 - stdout carries the result and nothing else. Notes, warnings, progress and errors go to stderr.
-- With `--json` the result is one JSON document, and so is an error. `schema` prints JSON in any case.
+- With `--json` the result is one JSON document, and so is an error, if the command line itself can be read. `schema` prints
+  JSON in any case.
 - Progress bars appear after one second of work, and only where stderr is a terminal.
 - No question is asked where stdin is no terminal.
 - A command that was interrupted, or killed, goes on when it is run again.

@@ -7,7 +7,7 @@ from parts.upstream import NAME, OTHER, PROVENANCE, VENDOR, Carried, policy, sit
 
 from airgap_images.oci import Digest
 from audit import checks, render
-from audit.checks import CheckResult, Finding, NotAssessed, Subject, gate, load, run_one
+from audit.checks import CheckResult, Finding, NotAssessed, Subject, gate, load, run_one, upstream
 from audit.checks.upstream import NO_POLICY
 from audit.verify.verdict import Seen, Verdict
 from manifests.policy import Policy
@@ -123,6 +123,17 @@ def test_a_note_is_told_in_one_line_and_not_twice(carried):
     (line,) = render._gate(decided)
     assert line == f"finding (refused): tool: {found.findings[0].message} [upstream.wrong, high]"
     assert render._gate(decided, frozenset({"tool"})) == ["finding (refused): tool [upstream.wrong, high]"]
+
+
+@pytest.mark.parametrize(("name", "told"), [("tiny", "tiny: no model.sig"), ("hub.example/org/tiny", "tiny: hub.example/org/tiny: no model.sig")])
+def test_a_name_that_is_the_components_is_told_once(name, told):
+    (note,) = upstream.notes([Verdict("tiny", name, name, "missing", "no model.sig", (), "model")])
+    assert checks.told(note) == told
+
+
+def test_a_model_nobody_is_named_for_is_told_as_not_judged():
+    _, lines = render.upstream([Verdict("tiny", "tiny", None, "nobody named", "the policy names nobody for tiny", (), "model")])
+    assert lines == ["model tiny: upstream signatures not judged: the policy names nobody for tiny"]
 
 
 def test_names_by_digest_are_counted_where_there_are_others():

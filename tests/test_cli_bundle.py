@@ -13,7 +13,8 @@ import pytest
 from parts import httpd
 from parts.cli import Desk
 
-from manifests.lock import Lock
+from bundler import render
+from manifests.lock import Lock, LockedComponent
 
 
 @pytest.fixture
@@ -145,6 +146,29 @@ def test_a_policy_the_site_would_accept_nothing_by_is_not_taken(desk: Desk) -> N
         refused = desk.bundle("sign", "out", "--key", "file:keys/alice.key", "--serial", "1", "--policy", "wrong.json", code=2)
         assert said in refused.err
         assert not (desk.folder / "out/signatures").exists()
+    wrong = desk.bundle("sign", "out", "--key", "file:keys/alice.key", "--serial", "1", "--previous", "12", code=2).err
+    assert "--previous '12' is no sha256" in wrong
+
+
+def test_signing_by_a_policy_says_who_counts_and_who_is_missing(desk: Desk) -> None:
+    desk.trust()
+    desk.bundle("keygen", "mallory", "--out", "keys", "--no-passphrase")
+    desk.bundle("lock", desk.write_intent("name: docs, kind: path, path: ./docs"))
+    desk.bundle("build", "bundle.lock.json", "--out", "out")
+    sign = ("sign", "out", "--policy", "policy.json", "--key")
+    first = desk.bundle(*sign, "file:keys/mallory.key", "--serial", "1").out
+    assert "needed signers (signed by nobody who counts, not by alice, bob)" in first
+    assert "policy: signatures/mallory.sigstore.json does not count: made with no key of this policy" in first
+    assert "(signed by alice, not by bob)" in desk.bundle(*sign, "file:keys/alice.key").out
+    data = desk.bundle(*sign, "file:keys/bob.key", "--json").json
+    assert (data["missing"], data["signed"], data["waiting"], data["failures"]) == (None, ["alice", "bob"], [], [])
+    assert [entry["file"] for entry in data["ignored"]] == ["signatures/mallory.sigstore.json"]
+
+
+def test_a_lock_of_packages_says_how_many() -> None:
+    component = LockedComponent(name="gateway", kind="python", form="tree", facts={"packages": "104"})
+    lock = Lock(name="b", stream="s", intentSha256="0" * 64, components=(component,))
+    assert "packages: 104" in render.locked(lock, Path("b"), (), written=True, known=False).text
 
 
 def test_plan_fetches_nothing_large_and_says_what_it_did_not_assess(desk: Desk) -> None:

@@ -251,7 +251,7 @@ def test_a_bundle_is_signed_by_the_same_identity_once(tmp_path, newer):
     second = sign.sign(tmp_path / "b", newer.signer(), terms(None))
     assert (first.added, second.added, first.file) == (True, False, second.file)
     assert len(newer.private.tree.leaves) == entries
-    assert sign.signers(tmp_path / "b", newer.policy(), datetime.now(UTC)) == {"ci"}
+    assert sign.standing(tmp_path / "b", newer.policy(), datetime.now(UTC)).signed == ("ci",)
 
 
 def test_the_time_is_the_one_that_was_verified(site, older):

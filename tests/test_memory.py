@@ -532,6 +532,50 @@ def test_a_check_finds_a_policy_that_is_gone_and_takes_forgetting_for_what_it_is
     team.desk.audit("check", "--store", "store")
 
 
+def test_an_install_says_what_it_took_as_given(team: Team):
+    given, unknown = "The policy itself: it was taken as given", "Rollback: this site remembers no bundle of the stream yet"
+    sha256 = pinned.read(team.folder / "p1.json").sha256
+    first = team.install("bundle-1").out
+    assert all(text in first for text in (given, unknown, f"policy version 1, sha256 {sha256}"))
+    second = team.audit("install", "bundle-2", "--policy", "p1.json", "--store", "store", "--json").json
+    assert second["notChecked"] == []
+    pinned_here = ("--store", "other")
+    team.audit("policy", "accept", "p1.json", "--pin", sha256, *pinned_here)
+    third = team.audit("install", "bundle-1", "--policy", "p1.json", *pinned_here).out
+    assert (given in third, unknown in third) == (False, True)
+
+
+def test_what_was_pinned_or_forgotten_is_told_as_it_is(team: Team):
+    team.started(1)
+    sha256 = pinned.read(team.folder / "p1.json").sha256
+    again = team.accept("p1.json", "--pin", sha256).out
+    assert "nothing was changed" in again
+    assert "nobody's signature was asked" not in again
+    told = team.audit("state", "forget", STREAM, "--only-time", "--reason", "why", "--store", "store").out
+    assert f"{STREAM}: only the last time seen is forgotten" in told
+    team.audit("state", "forget", STREAM, "--reason", "why", "--store", "store")
+    assert team.desk.audit("state", "show", "--store", "store").out.strip().endswith("no stream is remembered")
+
+
+def test_what_differs_is_told_once_with_the_way_on(team: Team):
+    team.started(1)
+    changed = next((team.folder / "store/bundles").glob("*/SHA256SUMS"))
+    changed.chmod(0o644)
+    changed.write_bytes(b"")
+    done = team.desk.audit("check", "--store", "store", code=3)
+    assert "SHA256SUMS" in done.out
+    assert "SHA256SUMS" not in done.err
+    assert done.out.count("hint: ") == 1
+    assert team.desk.audit("check", "--store", "store", "--json", code=3).json["hint"] in done.out
+
+
+def test_errors_name_the_file_and_the_option_that_were_typed(team: Team):
+    (team.folder / "mine.json").write_bytes(b"{}")
+    assert "error: mine.json: " in team.verify("bundle-1", "mine.json", code=2).err
+    done = team.audit("verify", "bundle-1", "--policy", "p1.json", "--bundle", "12", code=2)
+    assert "--bundle '12' is no sha256" in done.err
+
+
 def test_evidence_judges_by_the_policy_in_force(team: Team):
     team.started(1)
     team.next("p2.json", "p1.json", *PEOPLE, revoked={"signers": ["bob"], "roots": [], "blobs": []})

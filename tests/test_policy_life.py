@@ -152,6 +152,8 @@ class TestChanged:
         assert (desk.folder / "p1.json").read_bytes() == before
         shown = policy(desk, "revoke", "p1.json", "carol", "--threshold", "2").out
         assert "REVOKED: counts no longer" in shown
+        assert "A bundle is accepted when 2 of alice, bob signed it" in shown
+        assert "The next version is accepted when 2 of alice, bob signed it" in shown
         assert policy(desk, "revoke", "p1.json", "carol").code == 0
         assert loaded(desk).revoked.signers == ("carol",)
 
@@ -159,7 +161,7 @@ class TestChanged:
         init(desk, "--require-any-of", "alice")
         assert "none of alice" in policy(desk, "revoke", "p1.json", "alice", code=2).err
         policy(desk, "set-threshold", "p1.json", "1", "--require-any-of", "alice,bob")
-        policy(desk, "revoke", "p1.json", "alice")
+        assert "among them bob, signed it" in policy(desk, "revoke", "p1.json", "alice").out
 
     @pytest.mark.parametrize(
         ("arguments", "words"),

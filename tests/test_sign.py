@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import replace
 from datetime import timedelta
@@ -13,6 +14,7 @@ from parts.bundles import NOW, terms
 from audit import signers
 from audit.signers import file as key_files
 from bundler import sign
+from manifests import canonical
 from manifests.errors import IntegrityError, InvalidFileError, TrustError, UsageError
 from manifests.statement import Envelope, Statement
 
@@ -158,7 +160,31 @@ def test_signing_goes_on_after_an_interruption(who, folder):
 
 
 def test_who_signed_is_told_by_the_keys_of_the_policy(who, folder):
-    assert sign.signers(folder, who.policy, NOW) == frozenset()
+    before = sign.standing(folder, who.policy, NOW)
+    assert (before.signed, before.waiting) == ((), who.policy.roles.bundle.signers)
     sign.sign(folder, who.key("alice"), terms(1))
     sign.sign(folder, who.key("carol"), terms(None))
-    assert sign.signers(folder, who.policy, NOW) == {"alice"}
+    found = sign.standing(folder, who.policy, NOW)
+    assert found.signed == ("alice",)
+    assert [entry.reason for entry in found.ignored] == ["made with no key of this policy"]
+    assert (found.missing, found.failures) == ("1 of 2 needed signers", ())
+    path = folder / "signatures/alice.sigstore.json"
+    value = json.loads(path.read_bytes())
+    value["dsseEnvelope"]["signatures"][0]["sig"] = base64.b64encode(who.key("alice").sign(b"else")).decode()
+    path.write_bytes(canonical.compact(value))
+    (failure,) = sign.standing(folder, who.policy, NOW).failures
+    assert "claims to be by alice and does not verify" in failure
+
+
+def test_a_revoked_signer_and_a_second_file_of_one_signer_are_told_not_to_count(who, folder):
+    sign.sign(folder, who.key("alice"), terms(1))
+    sign.sign(folder, who.key("bob"), terms(None))
+    (folder / "signatures/again.sigstore.json").write_bytes((folder / "signatures/alice.sigstore.json").read_bytes())
+    roles = {"bundle": {"threshold": 1, "signers": ["alice", "bob"]}, "policy": {"threshold": 1, "signers": ["alice", "bob"]}}
+    policy = who.policy.changed(roles=roles, revoked={"signers": ["bob"]})
+    found = sign.standing(folder, policy, NOW)
+    assert (found.signed, found.waiting, found.missing) == (("alice",), (), None)
+    assert {entry.reason for entry in found.ignored} == {
+        "signer alice counts once, by signatures/again.sigstore.json", "signer bob is revoked by the policy",
+    }  # fmt: skip
+

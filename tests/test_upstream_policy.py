@@ -195,7 +195,7 @@ def desk(tmp_path: Path) -> Desk:
 
 def test_the_commands_write_into_the_policy_and_leave_its_version(desk: Desk):
     known = desk.bundle("policy", "upstream-key", "policy.json", "--identity", "vendor=vendor.pub").out
-    assert "No rule says which images these sign" in known
+    assert "No rule says who signs images" in known
     assert "vendor is ecdsa-p256-sha256" in known
     desk.bundle("policy", "upstream-key", "policy.json", "--identity", "p384=p384.pub", "--algorithm", "ecdsa-p384-sha256")
     said = ("--san", WORKFLOW, "--issuer", "https://idp.example.test", "--trusted-root", "root.json")
@@ -238,4 +238,4 @@ def test_what_the_commands_refuse(desk: Desk):
         assert "Value error" not in said
         assert "(got {" not in said
         assert (desk.folder / "policy.json").read_bytes() == before
-    assert "no upstream signature of an image is judged" in desk.bundle("policy", "show", "policy.json").out
+    assert "No rule says who signs images" in desk.bundle("policy", "show", "policy.json").out

@@ -32,6 +32,7 @@ from rfc3161_client import TimestampRequestBuilder
 
 from audit.evidence import replay
 from audit.signers import LocalSigner
+from audit.verify.result import VerifiedBundle
 from audit.verify.trust import Memory
 from audit.verify.walk import Place, verify
 from bundler import sign
@@ -173,19 +174,23 @@ def test_the_verifier_agrees(made, folder):
     assert len(verify(Place.of(folder), made.who.policy_raw, memory=Memory(), now=NOW).signatures) == 2
 
 
+def replayed(bundle: VerifiedBundle, folder: Path, made: Made, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    """Type the steps that ``report.html`` prints, with the bundle's values filled in, into bash."""
+    lines = [line for step in replay.steps(bundle) for line in step.lines]
+    (tmp_path / "policy.json").write_bytes(made.who.policy_raw)
+    script = "\n".join(lines).replace(replay.PLACES[0], f"BUNDLE={folder}").replace(replay.PLACES[1], f"POLICY={tmp_path / 'policy.json'}")
+    environment = {"PATH": made.path, "TMPDIR": str(tmp_path)}
+    return subprocess.run(["bash", "-euo", "pipefail"], input=script, text=True, capture_output=True, check=False, env=environment, timeout=60)
+
+
 @pytest.mark.parametrize("made", KINDS, indirect=True)
 @pytest.mark.parametrize("changed", [False, True])
 def test_the_steps_in_a_report_prove_the_same(made, folder, tmp_path, changed):
-    """``report.html`` prints these with the bundle's values filled in."""
     bundle = verify(Place.of(folder), made.who.policy_raw, memory=Memory(), now=NOW)
-    lines = [line for step in replay.steps(bundle) for line in step.lines]
     assert all(name in "\n".join(step.title for step in replay.steps(bundle)) for name in ("alice signed", "bob signed"))
-    (tmp_path / "policy.json").write_bytes(made.who.policy_raw)
     if changed:
         flip(blob(folder))
-    script = "\n".join(lines).replace(replay.PLACES[0], f"BUNDLE={folder}").replace(replay.PLACES[1], f"POLICY={tmp_path / 'policy.json'}")
-    environment = {"PATH": made.path, "TMPDIR": str(tmp_path)}
-    done = subprocess.run(["bash", "-euo", "pipefail"], input=script, text=True, capture_output=True, check=False, env=environment, timeout=60)
+    done = replayed(bundle, folder, made, tmp_path)
     assert (done.returncode == 0) is not changed, done.stdout + done.stderr
     assert len(re.findall(r"Verified OK|Signature Verified Successfully", done.stdout)) == 2
 
@@ -433,6 +438,14 @@ def test_a_certificate_that_does_not_hold_is_refused(office, tmp_path, name):
     chain, step = CHAINS[name]
     folder = with_chain(office, tmp_path, *chain(office.who.key("bob").public_key))
     refused_by_both(step, office, folder, tmp_path, office.who.policy_raw)
+
+
+def test_a_certificate_right_below_the_root_holds(office, tmp_path):
+    folder = with_chain(office, tmp_path, ROOT.certificate("bob", office.who.key("bob").public_key))
+    status, shown = by_hand(folder, office.who.policy_raw, tmp_path)
+    assert status == 0, shown
+    done = replayed(verify(Place.of(folder), office.who.policy_raw, memory=Memory(), now=NOW), folder, office, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_certificate_on_a_revocation_list_is_refused(office, tmp_path):

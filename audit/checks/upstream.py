@@ -61,7 +61,7 @@ def notes(verdicts: Iterable[Verdict]) -> Iterator[Note]:
         elif verdict.result == "nobody named":
             yield from _unjudged(verdict, verdict.reason)
         else:
-            message = f"{printable(verdict.name)}: {verdict.reason}"
+            message = verdict.reason if verdict.name == verdict.component else f"{printable(verdict.name)}: {verdict.reason}"
             kind = f"{ID}.{verdict.result}"
             waivable = verdict.result != "wrong"
             remedy = REMEDIES[verdict.result].format(verdict.sort)

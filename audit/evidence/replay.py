@@ -80,11 +80,13 @@ def _by_certificate(entry: Signature, bundle: VerifiedBundle) -> tuple[str, tupl
         f"jq -er '.signers[\"{who}\"].roots[]' \"$POLICY\" > {who}.roots",
         *_certificate(entry, ".verificationMaterial.x509CertificateChain.certificates[0]"),
         f'{others} base64 -d <<< "$der" | openssl x509 -inform DER; done > {who}.others',
-        f"openssl verify {OWN_ROOTS} -attime {at} -CAfile {who}.roots -untrusted {who}.others {who}.pem",
+        f"openssl verify {OWN_ROOTS} -attime {at} -CAfile {who}.roots $([ ! -s {who}.others ] || echo '-untrusted {who}.others') {who}.pem",
         f"openssl x509 -in {who}.pem -noout -ext extendedKeyUsage | grep -w 'Code Signing'",
     )
-    lists = "revocation lists: step 4 of docs/verify-by-hand.md"
-    return " with a certificate", lines, f"{SAME}; that its chain is OK ({lists}) and that it is for code signing; "
+    when, rest = "of this report", "revocation lists: step 4 of docs/verify-by-hand.md"
+    if entry.time:
+        when, rest = "that a timestamp states", "that timestamp, and revocation lists: docs/verify-by-hand.md"
+    return " with a certificate", lines, f"{SAME}; that its chain is OK at the time {when} ({rest}) and that it is for code signing; "
 
 
 def _keyless(entry: Signature, _: VerifiedBundle) -> tuple[str, tuple[str, ...], str]:

@@ -30,6 +30,7 @@ from manifests.publickey import algorithm_of, checked, key_id
 MAX_FILE = 256 << 10  # bytes of a file of certificates
 LOCAL = ("file", "pkcs11")
 FORM = "write it as x509:CHAIN.pem?key=file:PATH or x509:CHAIN.pem?key=pkcs11:..."
+OTHER = "have one issued for signing code, with a P-256, P-384 or ML-DSA-87 key, and put it first"
 ORDER = "the signer's own certificate first, then that of the authority that issued it, and so on; the root may be left out"
 _BROKEN = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, x509.InvalidVersion)
 
@@ -56,11 +57,14 @@ def _chain(path: Path) -> list[x509.Certificate]:
         found = x509.load_pem_x509_certificates(raw)
         if len(found) != raw.count(b"-----BEGIN "):
             raise ValueError("something in it is no certificate, or one is cut off")
+    except _BROKEN as error:
+        raise UsageError(f"{path}: {printable(str(error))}", hint=f"the file holds PEM certificates: {ORDER}") from None
+    try:
         check_purpose(found[0])
         if algorithm_of(checked(found[0].public_key())) == "ed25519":
             raise ValueError("it is for an Ed25519 key, which is not accepted in a certificate")
     except _BROKEN as error:
-        raise UsageError(f"{path}: {printable(str(error))}", hint=f"the file holds PEM certificates: {ORDER}") from None
+        raise UsageError(f"{path}: the first certificate: {printable(str(error))}", hint=f"{OTHER}: {ORDER}") from None
     for lower, upper in pairwise(found):
         _check_issued(path, lower, upper)
     if len(found) > 1 and found[-1].issuer == found[-1].subject:

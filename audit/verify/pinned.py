@@ -50,6 +50,7 @@ def signatures_folder(path: Path) -> Path:
 def read(path: Path) -> Presented:
     """Read the policy at ``path`` and the signatures beside it; raises InvalidFileError or IntegrityError."""
     raw = read_bounded(path, MAX_POLICY)
+    Policy.parse(raw, str(path))  # here its name is known, for the error
     folder = signatures_folder(path)
     with by_rule("1.succession-signature"):
         return Presented(raw, signature_files(folder, folder.name))

@@ -139,14 +139,15 @@ def _signers(
     accepted: dict[bytes, dict[str, Signature]] = {}
     ignored = list(found.ignored)
     for payload, signature in found.signatures:
-        if reason := _discounted(policy, signature, accepted.get(payload, {})):
+        if reason := discounted(policy, signature, accepted.get(payload, {})):
             ignored.append(Ignored(signature.file, reason))
         else:
             accepted.setdefault(payload, {})[signature.signer] = signature
     return (*_counted(policy, accepted, sorted(ignored, key=lambda entry: entry.file)), next(iter(accepted)))
 
 
-def _discounted(policy: Policy, signature: Signature, counted: dict[str, Signature]) -> str | None:
+def discounted(policy: Policy, signature: Signature, counted: dict[str, Signature]) -> str | None:
+    """Say why a signature does not count beside those ``counted`` by name, None if it does (step 4)."""
     if signature.signer in policy.revoked.signers:
         return f"signer {signature.signer} is revoked by the policy"
     if signature.signer not in policy.roles.bundle.signers:

@@ -52,7 +52,7 @@ Repository = Annotated[str | None, typer.Option("--repository", metavar="URI", h
 def policy_init(
     path: Annotated[Path, typer.Argument(metavar="POLICY.JSON", help="File to write.")],
     stream: Annotated[str, typer.Option("--stream", help="The stream of bundles it is for.")],
-    signer: Annotated[list[str], typer.Option("--signer", metavar="NAME=FILE.pub", help="A person and their public key.")],
+    signer: Annotated[list[str], typer.Option("--signer", metavar="NAME=FILE.pub", help="A person and their public key; once for each.")],
     threshold: Annotated[
         int | None, typer.Option("--threshold", min=1, help="How many must sign; 1 when absent, 2 of profile cnsa.")
     ] = None,
@@ -81,7 +81,7 @@ def policy_add_signer(
     subject: Subject = None,
     san: Alternative = None,
     crl: Crls = None,
-    algorithm: Annotated[str | None, typer.Option("--algorithm", help="That of the key in their certificate.")] = None,
+    algorithm: Annotated[str | None, typer.Option("--algorithm", metavar="ALG", help="That of the key in their certificate.")] = None,
     identity: Annotated[
         str | None, typer.Option("--identity", metavar="NAME", help="By Sigstore: a workflow with its ref, or a person.")
     ] = None,
@@ -120,7 +120,7 @@ def policy_add_signer(
 @command
 def policy_revoke(
     path: PolicyPath,
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Signers who count no longer.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Signers who count no longer.")] = None,
     bundle: Annotated[list[str] | None, typer.Option("--bundle", metavar="SHA256", help="A bundle: the sha256 of its index.json.")] = None,
     blob: Annotated[list[str] | None, typer.Option("--blob", metavar="SHA256", help="A blob that no bundle may hold.")] = None,
     threshold: Threshold = None,
@@ -159,7 +159,8 @@ def policy_set(
     ] = None,
     profile: Annotated[Literal["default", "cnsa"] | None, typer.Option("--profile", help="default or cnsa.")] = None,
     gate: Annotated[
-        list[str] | None, typer.Option("--gate", metavar="NAME=refuse|warn", help="What grave findings do: pickle, remote_code, upstream.")
+        list[str] | None,
+        typer.Option("--gate", metavar="NAME=refuse|warn", help="What a high or critical finding does: pickle, remote_code, upstream."),
     ] = None,
     trusted_root: Annotated[
         list[str] | None, typer.Option("--trusted-root", metavar="NAME=FILE", help="A newer trusted root in place of the one of that name.")
@@ -199,16 +200,17 @@ def policy_rotate(
 @command
 def policy_sign(
     path: Annotated[Path, typer.Argument(metavar="POLICY.JSON", help="The policy to sign; from then on it is final.")],
-    key: Annotated[str, typer.Option("--key", metavar="URI", help="Whose key: as of `airgap-bundle sign`.")],
+    key: Annotated[str, typer.Option("--key", metavar="URI", help="A key as for `airgap-bundle sign`.")],
     previous: Annotated[
         Path | None, typer.Option("--previous", metavar="OLD.JSON", help="The version before: says who is missing under it.")
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the signature file; the key's when absent.")] = None,
     passphrase_file: Annotated[
-        Path | None, typer.Option("--passphrase-file", metavar="FILE", help="Read the passphrase or PIN from a file.")
+        Path | None, typer.Option("--passphrase-file", metavar="FILE", help="A file whose first line is the passphrase or PIN.")
     ] = None,
     identity_token_file: Annotated[
-        Path | None, typer.Option("--identity-token-file", metavar="FILE", help="For sigstore:; else SIGSTORE_ID_TOKEN, else the CI's.")
+        Path | None,
+        typer.Option("--identity-token-file", metavar="FILE", help="For sigstore: keys; else SIGSTORE_ID_TOKEN, else the CI's."),
     ] = None,
     as_json: Json = False,
 ) -> Report:
@@ -228,7 +230,7 @@ def policy_show(path: ReadPath, as_json: Json = False) -> Report:
 @app.command("hash")
 @command
 def policy_hash(path: ReadPath, as_json: Json = False) -> Report:
-    """Print a policy's sha256, once to copy and once to read aloud; a site compares it on another way than the file came."""
+    """Print a policy's sha256, once to copy and once to read aloud; the site gets it by another way than the file."""
     presented = pinned.read(path)
     _ = presented.policy  # what is no policy gets no hash to tell anybody
     return words.hashed(presented, path)

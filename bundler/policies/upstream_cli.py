@@ -33,7 +33,9 @@ First = Annotated[bool, typer.Option("--first", help="Put it before the other ru
 def policy_upstream_key(
     path: PolicyPath,
     identity: Annotated[str, typer.Option("--identity", metavar="NAME=FILE.pub", help="Somebody who signs upstream, and their key.")],
-    algorithm: Annotated[str | None, typer.Option("--algorithm", help="Unless the usual one of that key: ecdsa-p384-sha256.")] = None,
+    algorithm: Annotated[
+        str | None, typer.Option("--algorithm", metavar="ALG", help="Unless the usual one of that key: ecdsa-p384-sha256.")
+    ] = None,
     as_json: Json = False,
 ) -> Report:
     """Name somebody upstream by their key."""
@@ -54,7 +56,7 @@ def policy_upstream_certificate(
     subject: Subject = None,
     san: Alternative = None,
     crl: Crls = None,
-    algorithm: Annotated[str | None, typer.Option("--algorithm", help="That of the key in their certificate.")] = None,
+    algorithm: Annotated[str | None, typer.Option("--algorithm", metavar="ALG", help="That of the key in their certificate.")] = None,
     as_json: Json = False,
 ) -> Report:
     """Name somebody upstream by their certificate."""
