@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,18 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from airgap_images.oci import Digest
-from audit import memory_cli
+from audit import feed_cli, memory_cli
+from audit.memory_cli import Now, SiteFile, StateFolder, StoreFolder, moment, site_of
 from audit.terminal import Comparing, Hashing, Json, Report, command, emit, lazily, note, secret
 from audit.verify import pinned
 from audit.verify.trust import Memory
 from audit.verify.walk import Place, verify
-from manifests import canonical
 from manifests.errors import IntegrityError, UsageError
 from manifests.policy import Policy
 
 if TYPE_CHECKING:
     from airgap_images.targets import Target
-    from audit import assess, drift, inspect, journal, names, reach, render, serve, signers
+    from audit import assess, compare, diff_words, drift, inspect, journal, known, names, reach, render, serve, signers
     from audit.checks import upstream
     from audit.evidence import write
     from audit.install import install as installing
@@ -31,10 +30,11 @@ if TYPE_CHECKING:
     from audit.install import store as stores
     from manifests import site
 else:
-    assess, drift, inspect, journal, names, reach, render, serve, site = map(
-        lazily,
-        (*(f"audit.{name}" for name in ("assess", "drift", "inspect", "journal", "names", "reach", "render", "serve")), "manifests.site"),
+    _MODULES = ("assess", "compare", "diff_words", "drift", "inspect", "journal", "known", "names", "reach", "render", "serve")
+    assess, compare, diff_words, drift, inspect, journal, known, names, reach, render, serve = map(
+        lazily, (f"audit.{name}" for name in _MODULES)
     )
+    site = lazily("manifests.site")
     installing, memory, receipts, status, undo, stores = map(
         lazily, (f"audit.install.{name}" for name in ("install", "memory", "receipts", "status", "undo", "store"))
     )
@@ -46,17 +46,14 @@ journals = typer.Typer(no_args_is_help=True, help="The log of everything done to
 app.add_typer(journals, name="journal")
 app.add_typer(memory_cli.policies, name="policy")
 app.add_typer(memory_cli.memories, name="state")
+app.add_typer(feed_cli.feeds, name="feed")
 
 Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder, or a store.")]
 OneOf = Annotated[str | None, typer.Option("--bundle", metavar="DIGEST", help="Which bundle of a store; the newest when absent.")]
 PolicyFile = Annotated[Path, typer.Option("--policy", metavar="FILE", help="The policy this site pins.")]
-SiteFile = Annotated[Path | None, typer.Option("--site", metavar="FILE", help="site.yaml: where things go here.")]
-StoreFolder = Annotated[Path | None, typer.Option("--store", metavar="DIR", help="The store, instead of the site's.")]
-StateFolder = Annotated[Path | None, typer.Option("--state", metavar="DIR", help="Where this site remembers serials; else the store.")]
 PassphraseFile = Annotated[
     Path | None, typer.Option("--passphrase-file", metavar="FILE", help="A file whose first line is the passphrase or PIN.")
 ]
-Now = Annotated[str | None, typer.Option("--now", metavar="TIME", help="Take this as the time, for tests: 2026-11-24T17:00:00Z.")]
 
 
 @app.command("verify")
@@ -69,7 +66,7 @@ def verify_(
     raw, place = presented.raw, _place(bundle, presented.raw, digest)
     known = _memory(presented, now, state, None if place.whole else bundle)
     with Hashing("proving") as watch:
-        proven = verify(place, raw, memory=known or Memory(), now=_now(now), watch=watch)
+        proven = verify(place, raw, memory=known or Memory(), now=moment(now), watch=watch)
     return render.verified(proven, known, *upstream.judged(proven, Policy.parse(raw)))
 
 
@@ -78,6 +75,31 @@ def verify_(
 def inspect_(bundle: Bundle, digest: OneOf = None, as_json: Json = False) -> Report:
     """Show what a bundle says of itself, without proving anything."""
     return render.inspected(inspect.inspect(stores.locate(bundle, digest=_digest(digest))))
+
+
+@app.command("diff")
+@command
+def diff_(
+    bundles: Annotated[list[Path], typer.Argument(metavar="[OLD] NEW", help="Two bundles; of one, how it differs from what is installed.")],
+    policy: Annotated[Path | None, typer.Option("--policy", metavar="FILE", help="Prove both by it first; else only read them.")] = None,
+    out: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write it as a page of its own, too.")] = None,
+    site_file: SiteFile = None,
+    store: StoreFolder = None,
+    now: Now = None,
+    as_json: Json = False,
+) -> Report:
+    """Show what moved between two bundles: components, versions, files, licences, signers, vulnerabilities fixed and new."""
+    if len(bundles) > 2:  # noqa: PLR2004 - an old one and a new one
+        raise UsageError(f"{len(bundles)} bundles named", hint="name an old one and a new one")
+    here, raw = site_of(site_file, store), pinned.read(policy).raw if policy else None
+    kept = stores.Store.existing(here.store) if len(bundles) == 1 else _with_feeds(here, named=bool(store or site_file))
+    stream = Policy.parse(raw).stream if raw else None
+    asked = [compare.Asked(stores.locate(path, stream=stream), str(path), raw) for path in bundles]
+    if kept and len(bundles) == 1:
+        asked.insert(0, compare.Asked(kept.place(_current(kept).digest), f"installed in {kept.root}", raw))
+    with Hashing("comparing") as watch:
+        found = compare.compared(*asked, store=kept, now=moment(now), watch=watch)
+    return diff_words.told(found, out)
 
 
 @app.command("install")
@@ -94,14 +116,14 @@ def install_(
     as_json: Json = False,
 ) -> Report:
     """Prove a bundle and install it as a new generation."""
-    presented, here = pinned.read(policy), _site(site_file, store)
+    presented, here = pinned.read(policy), site_of(site_file, store)
     with Hashing("proving and installing") as watch, _targets(here) as targets:
         return render.installed(
             installing.install(
                 _place(bundle, presented.raw, digest),
                 presented.raw,
                 here,
-                now=_now(now),
+                now=moment(now),
                 copy=copy or None,
                 targets=targets,
                 watch=watch,
@@ -123,10 +145,13 @@ def evidence_(
     now: Now = None,
     key: Annotated[str | None, typer.Option("--key", metavar="URI", help="Signs what was verified; else site.yaml's key.")] = None,
     passphrase_file: PassphraseFile = None,
+    cyclonedx: Annotated[Literal["1.6", "1.7"], typer.Option("--cyclonedx", help="Which version of CycloneDX.")] = "1.6",
+    spdx23: Annotated[bool, typer.Option("--spdx-2.3", help="Write SPDX 2.3, too.")] = False,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Write the report as PDF, too; needs the extra `pdf`.")] = False,
     as_json: Json = False,
 ) -> Report:
-    """Prove what is installed once more and write verification.json, the SBOM and the report; with a key signed statements too."""
-    here = _site(site_file, store)
+    """Prove what is installed once more and write what was found, in every format; with a key signed statements too."""
+    here = site_of(site_file, store)
     verifier = _verifier(here, key, passphrase_file)
     place, presented, installed = _assessed(bundle, policy, here, state)
     with Hashing("proving and reading") as watch, _targets(here if installed else site.Site()) as targets:
@@ -136,29 +161,33 @@ def evidence_(
             named=str(bundle or here.store),
             memory=_memory(presented, now, state, here.store if installed else None),
             store=installed,
+            feeds_of=installed or _with_feeds(here, named=bool(store or site_file)),
             state_folder=state,
             targets=targets,
             watch=watch,
             tool=("airgap-audit", _version()),
-            now=_now(now),
+            now=moment(now),
         )
-    return render.evidence(found, write.write(out, found, verifier))
+    return render.evidence(found, write.write(out, found, verifier, write.Options(cyclonedx, spdx23=spdx23, pdf=pdf)))
 
 
 @app.command("check")
 @command
-def check_(site_file: SiteFile = None, store: StoreFolder = None, state: StateFolder = None, as_json: Json = False) -> Report:
-    """Find what has changed since the install: files, blobs, images, receipts, journal and state."""
-    here = _site(site_file, store)
+def check_(
+    site_file: SiteFile = None, store: StoreFolder = None, state: StateFolder = None, now: Now = None, as_json: Json = False
+) -> Report:
+    """Find what has changed since the install - files, blobs, images, receipts, journal, state - and what became known since."""
+    here = site_of(site_file, store)
     with Comparing("checking") as watch, _targets(here) as targets:
-        return render.drift(drift.check(here.store, targets=targets, watch=watch, state_folder=state), drift.HINT)
+        found = drift.check(here.store, targets=targets, watch=watch, state_folder=state)
+        return render.checked(found, drift.HINT, known.known(here.store, state, moment(now), watch))
 
 
 @app.command("status")
 @command
 def status_(site_file: SiteFile = None, store: StoreFolder = None, as_json: Json = False) -> Report:
     """Show which generations the store holds and which is current."""
-    return render.status(status.status(_site(site_file, store).store))
+    return render.status(status.status(site_of(site_file, store).store))
 
 
 @app.command("rollback")
@@ -171,9 +200,9 @@ def rollback_(
     as_json: Json = False,
 ) -> Report:
     """Switch back to an earlier generation; what the site remembers of serials stays."""
-    here = _site(site_file, store)
+    here = site_of(site_file, store)
     with Hashing("checking") as watch, _targets(here) as targets:
-        return render.rolled_back(undo.rollback(here.store, now=_now(None), to=to, targets=targets, watch=watch, state_folder=state))
+        return render.rolled_back(undo.rollback(here.store, now=moment(None), to=to, targets=targets, watch=watch, state_folder=state))
 
 
 @app.command("prune")
@@ -185,18 +214,18 @@ def prune_(
     as_json: Json = False,
 ) -> Report:
     """Remove old generations and the blobs only they needed."""
-    here = _site(site_file, store)
+    here = site_of(site_file, store)
     with _targets(here) as targets:
-        return render.removed(undo.prune(here.store, keep=keep, now=_now(None), targets=targets))
+        return render.removed(undo.prune(here.store, keep=keep, now=moment(None), targets=targets))
 
 
 @app.command("uninstall")
 @command
 def uninstall_(site_file: SiteFile = None, store: StoreFolder = None, as_json: Json = False) -> Report:
     """Remove everything that was installed and nothing else; receipts, journal and state stay."""
-    here = _site(site_file, store)
+    here = site_of(site_file, store)
     with _targets(here) as targets:
-        return render.removed(undo.uninstall(here.store, now=_now(None), targets=targets))
+        return render.removed(undo.uninstall(here.store, now=moment(None), targets=targets))
 
 
 @app.command("images")
@@ -211,7 +240,7 @@ def images_(
     as_json: Json = False,
 ) -> Report:
     """Show what the images of what is installed are called at this site, for whatever pulls them there."""
-    here = _site(site_file, store)
+    here = site_of(site_file, store)
     known = names.rewrite(here, registry)
     found = names.mapping(stores.Store.existing(here.store), known)
     ca_file = str(here.registry.ca_file) if here.registry and here.registry.ca_file and not registry else None
@@ -231,7 +260,7 @@ def serve_(
     as_json: Json = False,
 ) -> Report:
     """Serve what is installed as a read-only registry, without a copy; ends with SIGTERM or Ctrl-C."""
-    here = stores.Store.existing(_site(site_file, store).store)
+    here = stores.Store.existing(site_of(site_file, store).store)
     serve.serve(here, serve.Options(listen, certificate, key, token_file, every), note)
     return Report({"served": str(here.root)}, "stopped")
 
@@ -245,7 +274,7 @@ def journal_verify(
     as_json: Json = False,
 ) -> Report:
     """Check the chain of the journal."""
-    return render.journal(journal.verify(stores.Store.existing(_site(site_file, store).store).root, head=head))
+    return render.journal(journal.verify(stores.Store.existing(site_of(site_file, store).store).root, head=head))
 
 
 @app.callback(invoke_without_command=True)
@@ -274,7 +303,7 @@ def _digest(text: str | None) -> Digest | None:
 def _memory(presented: pinned.Presented, now: str | None, state: Path | None, store: Path | None) -> Memory | None:
     """Return what to judge by of what this site remembers, None if neither a state's folder nor a store is named."""
     folder = state or store
-    return None if folder is None else memory.remembered(presented, _now(now), folder, (store,) if store else ())[0]
+    return None if folder is None else memory.remembered(presented, moment(now), folder, (store,) if store else ())[0]
 
 
 def _assessed(
@@ -292,16 +321,16 @@ def _assessed(
     return store.place(receipt.digest), presented or used or pinned.read(store.bundle(receipt.digest) / stores.POLICY), store
 
 
+def _with_feeds(here: site.Site, *, named: bool) -> stores.Store | None:
+    """Return the site's store for the vulnerability data in it, if the user named it and it is there."""
+    return stores.Store.existing(here.store) if named and here.store.is_dir() else None
+
+
 def _current(store: stores.Store) -> receipts.Receipt:
     number = store.current()
     if number is None:
         raise UsageError(f"{store.root}: nothing is installed", hint="`airgap-audit install` a bundle, or name a bundle and --policy")
     return receipts.read(store, number)
-
-
-def _site(file: Path | None, store: Path | None) -> site.Site:
-    here = site.load(file) if file else site.Site()
-    return here.model_copy(update={"store": store.absolute()}) if store else here
 
 
 def _verifier(here: site.Site, key: str | None, passphrase_file: Path | None) -> write.Verifier | None:
@@ -316,15 +345,6 @@ def _verifier(here: site.Site, key: str | None, passphrase_file: Path | None) ->
 def _targets(here: site.Site) -> AbstractContextManager[tuple[Target, ...]]:
     """Return the site's targets. Only here is code that reaches them loaded, and only where the site names them."""
     return reach.targets(here, os.environ, os.uname().machine)
-
-
-def _now(text: str | None) -> datetime:
-    if text is None:
-        return datetime.now(UTC)
-    try:
-        return canonical.moment(text)
-    except ValueError as error:
-        raise UsageError(f"--now {text!r}: {error}", hint="write it in UTC") from None
 
 
 def _version() -> str:

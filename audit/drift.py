@@ -108,6 +108,7 @@ def check(folder: Path, *, targets: Iterable[Target] = (), watch: Watch | None =
         receipt = _receipt(store, number, note)
         _memory(state_folder or store.root, store, note)
         parts = _bundle(store, receipt, note) if receipt else ()
+        _others(store, note)
         _content(store, receipt, parts, note)
         if receipt:
             _placements(store, receipt, parts, targets, note)
@@ -224,6 +225,16 @@ def _bundle(store: Store, receipt: Receipt, note: _Notebook) -> tuple[Component,
     except AirgapError:
         note.not_checked.append(f"The files of generation {receipt.generation}: the bundle's index.json is missing or damaged.")
         return ()
+
+
+def _others(store: Store, note: _Notebook) -> None:
+    """Find bundles without a receipt, such as feeds of vulnerability data, whose index is not what their name says."""
+    for digest in store.bundles():
+        try:
+            generations.components_of(store, digest)
+        except AirgapError as error:
+            if not any(damage.place == f"bundles/{digest.hex}/index.json" for damage in note.findings):
+                note.wrong("bundle", f"bundles/{digest.hex}/index.json", error.message)
 
 
 def _latest(store: Store, receipt: Receipt) -> Receipt:

@@ -8,20 +8,20 @@ from datetime import datetime, timedelta
 
 from manifests import canonical
 from manifests.identities import CertificateSigner
-from manifests.policy import CNSA, Policy, Role
+from manifests.paths import printable
+from manifests.policy import CNSA, GATES, Policy, Role
 from manifests.upstream import SignedRule
 
 GROUP = 4  # characters read aloud at once
 KINDS = {"key": "by key", "x509": "by certificate", "sigstore": "by Sigstore identity"}
-GATES = ("pickle", "remote_code", "upstream")
 DAY = timedelta(days=1)
 FATES = {"warn": "let through with a warning", "refuse": "refused"}
 
 
 def sentences(policy: Policy, sha256: str, now: datetime) -> tuple[str, ...]:
     """Return what the policy whose file has that sha256 (hex) says, one sentence or indented detail each."""
-    parts = (_itself(policy, sha256, now), _bundles(policy), _next(policy), _people(policy), _refused(policy), _others(policy))
-    return tuple(line for part in parts for line in part)
+    parts = (_itself(policy, sha256, now), _bundles(policy), _next(policy), _people(policy), _refused(policy))
+    return tuple(line for part in (*parts, _waived(policy, now), _others(policy)) for line in part)
 
 
 def aloud(sha256: str) -> str:
@@ -85,6 +85,19 @@ def _refused(policy: Policy) -> Iterator[str]:
     other = [name for name in GATES if name not in policy.gates]
     if other:
         yield f"A finding of high or critical severity at gate {' or '.join(other)} is refused."
+
+
+def _waived(policy: Policy, now: datetime) -> Iterator[str]:
+    if policy.waivers:
+        yield "Somebody decided to live with these findings:"
+    for waiver in policy.waivers:
+        over = "EXPIRED" if canonical.moment(waiver.expires) <= now else f"until {waiver.expires}"
+        about = f" {waiver.about}" if waiver.about else ""
+        yield f"  {waiver.check}{about} in {printable(waiver.subject)}: {printable(waiver.by)}, {over}: {printable(waiver.reason)}"
+    yield (
+        f"Vulnerability data older than {policy.freshness.warn} days is warned of; older than {policy.freshness.refuse} days, "
+        "a build that is given this policy refuses it."
+    )
 
 
 def _others(policy: Policy) -> Iterator[str]:

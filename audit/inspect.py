@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from airgap_images.bundle import Component, components, parse_index, tree_files
+from airgap_images.bundle import Component, closure, components, parse_index, tree_files
 from airgap_images.layout import read_regular
-from airgap_images.oci import Digest
+from airgap_images.oci import IMAGE_INDEX, Digest, Index
 from audit.verify.walk import MAX_INDEX, Place, read_signatures
 from manifests.errors import AirgapError
 from manifests.statement import Envelope, Predicate, Statement
@@ -24,12 +24,13 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a bundle says it is. ``files`` counts the files of each tree by component name."""
+    """What a bundle says it is. ``files`` counts the files of each tree by component name, ``sizes`` are bytes of what each lists."""
 
     digest: Digest
     annotations: tuple[tuple[str, str], ...]
     components: tuple[Component, ...]
     files: tuple[tuple[str, int], ...]
+    sizes: tuple[tuple[str, int], ...]
     claims: tuple[Claim, ...]
 
 
@@ -38,11 +39,14 @@ def inspect(place: Place) -> Contents:
     raw = read_regular(place.files / "index.json", "index.json", MAX_INDEX)
     index = parse_index(raw)
     parts = components(index)
-    files = tuple((part.name, sum(1 for _ in tree_files(place.layout, part.root))) for part in parts if part.form == "tree")
-    return Contents(Digest.of(raw), index.annotations, parts, files, _claims(place))
+    trees = {part.name: tuple(tree_files(place.layout, part.root)) for part in parts if part.form == "tree"}
+    files = tuple((name, len(listed)) for name, listed in trees.items())
+    sizes = [(part.name, sum(closure(place.layout, Index(b"", IMAGE_INDEX, (part.root,))).values())) for part in parts]
+    return Contents(Digest.of(raw), index.annotations, parts, files, tuple(sizes), claims(place))
 
 
-def _claims(place: Place) -> tuple[Claim, ...]:
+def claims(place: Place) -> tuple[Claim, ...]:
+    """Return what the signature files beside a bundle claim; nothing of it is checked."""
     try:
         found = read_signatures(place.files)
     except AirgapError as error:

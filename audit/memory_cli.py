@@ -53,12 +53,12 @@ def policy_accept(
     """Make a policy the one in force: signed as the one before and itself ask, or pinned by a hash on paper."""
     if pin and previous:
         raise UsageError("--pin and --previous exclude each other", hint="a pinned policy follows nothing; leave --previous out")
-    presented, here = pinned.read(path), stores.Store.create(_site(site_file, store).store)
+    presented, here = pinned.read(path), stores.Store.create(site_of(site_file, store).store)
     folder = state or here.root
     if pin:
-        return words.accepted(memory.pin(here, folder, presented, pin, now=_now(now)))
+        return words.accepted(memory.pin(here, folder, presented, pin, now=moment(now)))
     old = pinned.read(previous).raw if previous else None
-    return words.accepted(memory.accept(here, folder, presented, now=_now(now), previous=old))
+    return words.accepted(memory.accept(here, folder, presented, now=moment(now), previous=old))
 
 
 @policies.command("show")
@@ -72,18 +72,18 @@ def policy_show(
     as_json: Json = False,
 ) -> Report:
     """Say in sentences what the policy in force here accepts."""
-    here = stores.Store.existing(_site(site_file, store).store)
+    here = stores.Store.existing(site_of(site_file, store).store)
     found = memory.policies(here, state or here.root, stream)
     if out:
         memory.export(found, out)
-    return words.policies(found, _now(None), out)
+    return words.policies(found, moment(None), out)
 
 
 @memories.command("show")
 @command
 def state_show(site_file: SiteFile = None, store: StoreFolder = None, state: StateFolder = None, as_json: Json = False) -> Report:
     """Show what is remembered of each stream, and whether the journal shows more."""
-    here = stores.Store.existing(_site(site_file, store).store)
+    here = stores.Store.existing(site_of(site_file, store).store)
     return words.remembered(state or here.root, memory.compared(here, state or here.root))
 
 
@@ -93,8 +93,8 @@ def state_recover(
     site_file: SiteFile = None, store: StoreFolder = None, state: StateFolder = None, now: Now = None, as_json: Json = False
 ) -> Report:
     """Rebuild what was lost from the journal, whose chain is checked, and the receipts; says what it cannot know."""
-    here = stores.Store.writable(_site(site_file, store).store)
-    return words.recovered(memory.recover(here, state or here.root, now=_now(now)))
+    here = stores.Store.writable(site_of(site_file, store).store)
+    return words.recovered(memory.recover(here, state or here.root, now=moment(now)))
 
 
 @memories.command("forget")
@@ -112,17 +112,19 @@ def state_forget(
     as_json: Json = False,
 ) -> Report:
     """Forget a stream on purpose: its next bundle and policy are taken as the first ever."""
-    here = stores.Store.writable(_site(site_file, store).store)
-    was, head = memory.forget(here, state or here.root, stream, reason, now=_now(now), only_time=only_time)
+    here = stores.Store.writable(site_of(site_file, store).store)
+    was, head = memory.forget(here, state or here.root, stream, reason, now=moment(now), only_time=only_time)
     return words.forgotten(stream, was, head, only_time=only_time)
 
 
-def _site(file: Path | None, store: Path | None) -> site.Site:
+def site_of(file: Path | None, store: Path | None) -> site.Site:
+    """Return the site that the options name; ``store`` goes before what its file says."""
     here = site.load(file) if file else site.Site()
     return here.model_copy(update={"store": store.absolute()}) if store else here
 
 
-def _now(text: str | None) -> datetime:
+def moment(text: str | None) -> datetime:
+    """Return the time that ``--now`` names, else the time it is; raises UsageError."""
     if text is None:
         return datetime.now(UTC)
     try:

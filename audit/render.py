@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audit import checks
+from audit import checks, inspect_view, known_words
 from audit.terminal import Report, counted, human, table
 from audit.verify import steps, walk
 from audit.verify.verdict import as_json
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from audit.install.status import Status
     from audit.install.undo import Removed, RolledBack
     from audit.journal import Head
+    from audit.known import Known
     from audit.verify.result import Signature, VerifiedBundle
     from audit.verify.trust import Memory
     from audit.verify.verdict import Verdict
 
+UNPROVED = "NOT PROVED: this is what the bundle says of itself"
 NO_STATE = "Rollback: no site state was consulted (name one with --state), so an older bundle than one accepted before would pass."
 FRESH = "Rollback: this site remembers no bundle of the stream yet, so whether something newer was accepted elsewhere is unknown."
 
@@ -128,13 +130,15 @@ def installed(result: Installed) -> Report:
 
 def inspected(found: Contents) -> Report:
     """Tell what a bundle says of itself, and that nothing of it is proved."""
-    counts = dict(found.files)
-    rows = [("component", "kind", "form", "role", "files")]
-    rows += [(c.name, c.kind, c.form, printable(c.role or ""), str(counts.get(c.name, ""))) for c in found.components]
+    counts, sizes = dict(found.files), dict(found.sizes)
+    rows = [("component", "kind", "form", "role", "files", "size")]
+    rows += [
+        (c.name, c.kind, c.form, printable(c.role or ""), str(counts.get(c.name, "")), human(sizes[c.name])) for c in found.components
+    ]
     lines = [
-        "NOT PROVED: this is what the bundle says of itself; `airgap-audit verify` proves it.",
+        f"{UNPROVED}; `airgap-audit verify` proves it.",
         f"bundle {found.digest}",
-        table(rows, frozenset({4})),
+        table(rows, frozenset({4, 5})),
     ]
     claims: list[dict[str, Any]] = []
     for claim in found.claims:
@@ -144,8 +148,8 @@ def inspected(found: Contents) -> Report:
         predicate = said.model_dump(mode="json") if said else None
         claims.append({"file": claim.file, "keyHint": claim.hint, "predicate": predicate, "problem": claim.problem})
     listed = [{"facts": c.facts, "form": c.form, "kind": c.kind, "name": c.name, "role": c.role} for c in found.components]
-    data = {"bundle": str(found.digest), "claims": claims, "components": listed, "files": counts, "proved": False}
-    return Report(data, "\n".join(lines))
+    data = {"bundle": str(found.digest), "claims": claims, "components": listed, "files": counts, "proved": False, "sizes": sizes}
+    return Report(data, "\n".join(lines), view=lambda: inspect_view.view(found))
 
 
 def status(found: Status) -> Report:
@@ -220,14 +224,31 @@ def removed(result: Removed) -> Report:
     return Report(data, "\n".join(lines), 1 if result.images_left else 0)
 
 
-def drift(found: Drift, remedy: str) -> Report:
-    """Tell what has changed since the install, and the ``remedy`` for that; what could not be compared is told apart."""
+def checked(found: Drift, remedy: str, known: Known) -> Report:
+    """Tell what has changed since the install, with the ``remedy`` for that, and what became known since.
+
+    What could not be compared, or was not assessed, is told apart.
+    """
     notes = [{"kind": kind, "message": message, "subject": subject} for kind, subject, message in found.notes]
     lines = [found.outcome, *(": ".join(filter(None, (kind, printable(subject), message))) for kind, subject, message in found.notes)]
     hint = remedy if found.exit_code == RefusedError.exit_code else None
     lines += [f"hint: {hint}"] if hint else []
-    data = {"exitCode": found.exit_code, "hint": hint, "notes": notes, "outcome": found.outcome}
-    return Report(data, "\n".join(lines), found.exit_code)
+    lines += [*known_words.lines(known.vulnerabilities), *_gate(known.gate)]
+    code = worst(found.exit_code, known.exit_code)
+    data = {
+        "checks": checks.as_json(known.results, known.gate),
+        "exitCode": code,
+        "hint": hint,
+        "notes": notes,
+        "outcome": found.outcome,
+        "vulnerabilities": known_words.data(known.vulnerabilities),
+    }
+    return Report(data, "\n".join(lines), code)
+
+
+def worst(*codes: int) -> int:
+    """Return the exit code that says most: 3 before 4 before 5 before 0."""
+    return min((code for code in codes if code), default=0)
 
 
 def evidence(assessment: Assessment, files: Iterable[Path]) -> Report:
@@ -237,7 +258,7 @@ def evidence(assessment: Assessment, files: Iterable[Path]) -> Report:
     lines += [f"reason: {failure.message}" for failure in assessment.failures]
     if assessment.proof:
         proof = assessment.proof
-        lines += _gate(proof.gate)
+        lines += [*known_words.lines(proof.vulnerabilities), *_gate(proof.gate)]
         lines += [f"disagreement: {d.component}: {d.message}" for d in proof.inventory.disagreements]
         lines += [f"installed: {proof.drift.outcome}"] if proof.drift else []
     lines += [f"not checked: {counted(len(assessment.not_checked), 'thing')}, listed in the report"]

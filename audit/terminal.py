@@ -26,6 +26,7 @@ from manifests.lock import read_bounded
 from manifests.paths import printable
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.progress import Progress, TaskID
 
 P = ParamSpec("P")
@@ -38,11 +39,15 @@ MAX_LISTED = 50  # reasons printed for people; --json has them all
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a command ends with: ``data`` for ``--json``, ``text`` for people, and the exit code."""
+    """What a command ends with: ``data`` for ``--json``, ``text`` for people, and the exit code.
+
+    ``view`` makes what rich draws in the place of ``text`` where a person watches stdout.
+    """
 
     data: Mapping[str, Any]
     text: str
     exit_code: int = 0
+    view: Callable[[], RenderableType] | None = None
 
 
 def lazily(name: str) -> Any:
@@ -78,6 +83,8 @@ def command(function: Callable[P, Report]) -> Callable[P, None]:
             raise typer.Exit(_bug(error)) from None
         if as_json:
             emit(json.dumps(report.data, ensure_ascii=False, sort_keys=True, indent=1))
+        elif report.view and sys.stdout.isatty():
+            _draw(report.view())
         elif report.text:
             emit(report.text)
         if report.exit_code:
@@ -268,6 +275,12 @@ class Transfers(Bars):
     def retrying(self, label: str, reason: str, seconds: float) -> None:
         """Tell that a transfer stopped and goes on in a moment."""
         note(f"{printable(label)}: {printable(reason)}; trying again in {seconds:.1f} s")
+
+
+def _draw(view: RenderableType) -> None:
+    from rich.console import Console  # noqa: PLC0415 - only where somebody watches
+
+    Console(highlight=False, markup=False, emoji=False).print(view)
 
 
 def _bars() -> Progress:

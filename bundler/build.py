@@ -11,6 +11,7 @@ import contextlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from airgap_images.bundle import (
@@ -36,6 +37,9 @@ from airgap_images.remote.http import Address, Client
 from airgap_images.remote.registries import Registries
 from airgap_images.sha512 import SHA512SUMS
 from audit import checks
+from audit.evidence import inventory
+from audit.vulnerabilities import feeds
+from audit.vulnerabilities.assess import assess as compared
 from bundler import provenance, sources
 from bundler.fetch import Fetched, Silent, Want, Watch, fetch
 from bundler.strong import StrongSums
@@ -58,7 +62,7 @@ class Options:
     """How to build. ``folder`` is the lock's own; ``link`` shares local files with the bundle instead of copying them.
 
     ``policy`` says whose upstream signatures are believed; what the bundle holds does not depend on it. ``version`` is this tool's,
-    for provenance.
+    for provenance; ``now`` decides whether waivers of the policy are in force and how old data is.
     """
 
     folder: Path
@@ -68,6 +72,7 @@ class Options:
     jobs: int = 4
     policy: Policy | None = None
     version: str = "unknown"
+    now: datetime | None = None
     registries: Registries = field(default_factory=Registries)
 
 
@@ -108,8 +113,8 @@ def build(lock: Lock, out: Path, client: Client, options: Options, watch: Watch 
             strong=strong,
         )
         made = [_component(layout, component) for component in lock.components]
-        results = checks.run_all(checks.Subject(layout, tuple(made), options.policy))
-        gate = checks.gate(results, lock.checks)
+        results = checks.run_all(_subject(layout, lock, made, options))
+        gate = checks.gate(results, lock.checks, options.policy.waivers if options.policy else (), options.now)
         if gate.refused:
             raise FindingsError(_refusal(gate), hint=gate.refused[0].remedy)
         made += [_own(layout, LOCK_COMPONENT, "lock", LOCK_FILE, lock.to_bytes())]
@@ -120,6 +125,25 @@ def build(lock: Lock, out: Path, client: Client, options: Options, watch: Watch 
         blobs = closure(layout, parse_index(raw))
         _remove_unreferenced(layout, blobs)
         return Built(Digest.of(raw), components(parse_index(raw)), sum(blobs.values()), fetched, changed, results, gate)
+
+
+def _subject(layout: Layout, lock: Lock, made: list[Component], options: Options) -> checks.Subject:
+    """Return what the checks look at; images are opened only if there is vulnerability data to compare them with."""
+    locked = {component.name: component for component in lock.components}
+    data = feeds.carried(layout, made, "")
+    items = inventory.of_components(layout, (part for part in made if data or part.form == "tree"), locked)
+    known = compared(items, data)
+    return checks.Subject(
+        layout,
+        tuple(made),
+        options.policy,
+        items=items,
+        vulnerabilities=known,
+        locked=locked,
+        now=options.now,
+        building=True,
+        platform=lock.target.platform,
+    )
 
 
 def _write(layout: Layout, lock: Lock, made: list[Component], strong: Strong | None) -> tuple[bytes, bool]:

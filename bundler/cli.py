@@ -59,7 +59,7 @@ CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 NOT_PLANNED = (
     "whether the models fit the GPUs: this version does not size them",
     "whether what upstream says of container images is good: it is collected here, and a policy judges it",
-    "known vulnerabilities of anything carried",
+    "known vulnerabilities: `build` compares what is carried with the data that a component of kind `osv` brings",
 )
 
 
@@ -142,7 +142,7 @@ def build(
     lock = Lock.load(path)
     caches = (*(require_layout(folder) for folder in reuse or ()), _cache(cache))
     options = building.Options(path.absolute().parent, caches, link=link, paranoid=paranoid, jobs=jobs, registries=_registries())
-    options = replace(options, policy=_policy(policy, lock.stream), version=_version())
+    options = replace(options, policy=_policy(policy, lock.stream), version=_version(), now=datetime.now(UTC))
     with Transfers("fetching") as watch:
         return render.built(building.build(lock, out, _client(), options, watch), out)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from audit import checks
 from audit.terminal import Report, human, table
+from audit.vulnerabilities.feeds import KIND as OSV
 from bundler.build import Built
 from manifests.diff import Difference
 from manifests.lock import Lock, LockedComponent
@@ -27,6 +28,10 @@ EVIDENCE = {
     "upstream-not-collected": "not collected",
 }  # what is said of an image's companion, by the name of the fact
 FACTS = ("commit", "digest", "packages", "license", "sha256", "tree")  # what identifies a component, first found first
+NO_DATA = (
+    "no vulnerability data is carried: the isolated side compares nothing with any, and ends with 5, unless a feed was imported there; "
+    "a component of kind `osv` brings some"
+)
 
 
 def locked(lock: Lock, path: Path, changes: tuple[Difference, ...], *, written: bool, known: bool) -> Report:
@@ -58,6 +63,7 @@ def built(result: Built, out: Path) -> Report:
     lines = [table([("check", "examined", "outcome"), *((r.id, str(r.examined), r.outcome) for r in result.results)], frozenset({1}))]
     lines += [f"warning: {checks.told(finding)} [{finding.id}, {finding.severity}]" for finding in gate.warned]
     lines += [f"not assessed: {checks.told(note)} [{note.id}]" for note in gate.not_assessed]
+    lines += [] if any(part.kind == OSV for part in result.components) else [f"note: {NO_DATA}"]
     lines += [
         "",
         f"{out}: {'built' if result.changed else 'unchanged'}, {human(result.size)}, bundle {result.digest}",

@@ -26,6 +26,14 @@ class Checks(Frozen):
     pickle: Literal["refuse", "warn"] = Field(default="refuse", description="model files that run code when loaded")
     remote_code: Literal["refuse", "warn"] = Field(default="refuse", description="model configuration that names code to run")
     upstream: Literal["refuse", "warn"] = Field(default="refuse", description="images whose upstream signature is missing or unverifiable")
+    model_files: Literal["refuse", "warn"] = Field(default="refuse", description="model files that break the rules of their format")
+    chat_template: Literal["refuse", "warn"] = Field(default="refuse", description="chat templates that reach for more than text")
+    wheels: Literal["refuse", "warn"] = Field(default="refuse", description="wheels that run code on install or are not what they record")
+    licences: Literal["refuse", "warn"] = Field(default="refuse", description="licences that forbid to pass the bundle on")
+    secrets: Literal["refuse", "warn"] = Field(default="refuse", description="passwords, tokens and private keys in files")
+    images: Literal["refuse", "warn"] = Field(default="refuse", description="images that miss a platform or run as root")
+    vulnerabilities: Literal["refuse", "warn"] = Field(default="refuse", description="known vulnerabilities of high or critical severity")
+    end_of_life: Literal["refuse", "warn"] = Field(default="refuse", description="what its maker no longer mends")
     quarantine_days: int = Field(default=0, ge=0, le=3650, description="days a package must have been public")
 
 

@@ -24,7 +24,12 @@ from manifests.upstream import Upstream
 MAX_POLICY = 1 << 20  # bytes
 MAX_SIGNERS = 256
 
-Gate = Annotated[str, Field(pattern="^(pickle|remote_code|upstream)$")]  # the fields of `checks` in bundle.yaml that have a check
+MAX_WAIVERS = 4096
+GATES = (  # the fields of `checks` in bundle.yaml that have a check
+    "pickle", "remote_code", "upstream", "model_files", "chat_template", "wheels", "licences", "secrets", "images", "vulnerabilities",
+    "end_of_life",
+)  # fmt: skip
+Gate = Annotated[str, Field(pattern=f"^({'|'.join(GATES)})$")]
 CNSA: tuple[Algorithm, ...] = ("ecdsa-p384-sha384", "ml-dsa-87")  # CNSA 1.0 and 2.0 for signatures; both are required
 
 
@@ -80,6 +85,39 @@ class Builder(Frozen):
     signed_by: tuple[Name, ...] = Field(min_length=1, max_length=MAX_SIGNERS, strict=False)
 
 
+class Waiver(Frozen):
+    """One finding this site lives with until ``expires``: which check, where, what of it, who decided that, and why.
+
+    ``subject`` is the component, or ``component/path``, as the finding names it; ``about`` is what was found there (``CVE-2018-18074``,
+    a key, a licence); without it every finding of the check at that place is meant.
+    """
+
+    check: str = Field(pattern=r"^[a-z][a-z0-9-]{0,63}$", description="id of the check")
+    subject: str = Field(min_length=1, max_length=2048)
+    about: str | None = Field(default=None, min_length=1, max_length=500)
+    by: str = Field(min_length=1, max_length=200, description="who decided")
+    reason: str = Field(min_length=1, max_length=2000)
+    expires: Time
+
+    @property
+    def means(self) -> tuple[str, str, str | None]:
+        """What is waived: check, subject and, unless everything there is meant, what of it."""
+        return self.check, self.subject, self.about
+
+
+class Freshness(Frozen):
+    """How old vulnerability data may be when a bundle is built, in days; at the site its age is shown and only ``warn`` is heeded."""
+
+    warn: int = Field(default=7, ge=0, le=3650)
+    refuse: int = Field(default=30, ge=0, le=3650)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.warn > self.refuse:
+            raise ValueError(f"data of {self.warn} days would be warned of after it is refused at {self.refuse}")
+        return self
+
+
 class Policy(Frozen):
     """The whole file. ``previous`` is the sha256 of the version before this one; version 1 has none."""
 
@@ -94,6 +132,8 @@ class Policy(Frozen):
     roles: Roles
     revoked: Revoked = Field(default_factory=Revoked)
     gates: dict[Gate, Literal["refuse", "warn"]] = Field(default_factory=dict, description="what a grave finding does, by gate")
+    waivers: tuple[Waiver, ...] = Field(default=(), max_length=MAX_WAIVERS, strict=False)
+    freshness: Freshness = Field(default_factory=Freshness, description="how old vulnerability data may be, in days")
     trusted_roots: dict[Name, TrustedRoot] = Field(default_factory=dict, max_length=MAX_SIGNERS, description="Sigstore instances, by name")
     timestamp_authorities: dict[Name, TimestampAuthority] = Field(default_factory=dict, max_length=MAX_SIGNERS)
     slsa: tuple[Builder, ...] = Field(default=(), max_length=MAX_SIGNERS, strict=False)
@@ -119,6 +159,13 @@ class Policy(Frozen):
             raise ValueError(f"revokes {gone[0]!r}, who is not among the signers; whoever is revoked stays, so that the key is known")
         if (self.previous is None) != (self.version == 1):
             raise ValueError("version 1 has no `previous`, and every later version has the sha256 of the one before")
+        return self
+
+    @model_validator(mode="after")
+    def _waived(self) -> Self:
+        meant = [waiver.means for waiver in self.waivers]
+        if len(set(meant)) != len(meant):
+            raise ValueError("two waivers mean the same")
         return self
 
     @model_validator(mode="after")
@@ -212,5 +259,6 @@ def _checked(value: Any) -> Policy:
 
 _SILENT: dict[str, Any] = {
     "profile": "default", "previous": None, "trusted_roots": {}, "timestamp_authorities": {}, "slsa": [],
+    "waivers": [], "freshness": Freshness().model_dump(mode="json"),
     "upstream": Upstream().model_dump(mode="json"),
 }  # fmt: skip

@@ -17,15 +17,20 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any, Literal, Protocol, cast
 
 from airgap_images.bundle import MODEL, Component, TreeFile, tree_files
 from airgap_images.layout import Layout
+from audit.evidence.item import Item
 from audit.verify.verdict import Verdict
+from audit.vulnerabilities.result import NONE, Vulnerabilities
+from manifests import canonical
 from manifests.errors import AirgapError
+from manifests.lock import LockedComponent
 from manifests.paths import printable
-from manifests.policy import Policy
+from manifests.policy import Policy, Waiver
 
 Severity = Literal["info", "low", "medium", "high", "critical"]
 FORMAT = "airgap.checks/v1"
@@ -38,7 +43,8 @@ MODEL_KINDS = frozenset({"huggingface", "model"})
 class Finding:
     """Something a check found; ``id`` is the check's, ``doc`` the anchor that explains it.
 
-    A finding that is not ``waivable`` is refused whatever a gate says.
+    A finding that is not ``waivable`` is refused whatever a gate or a waiver says. ``about`` is what was found in one word (an advisory, a
+    key, a licence), by which a waiver can mean this one alone.
     """
 
     id: str
@@ -49,6 +55,7 @@ class Finding:
     remedy: str
     doc: str
     waivable: bool = True
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +83,21 @@ Note = Finding | NotAssessed | Examined
 class Subject:
     """What checks look at: at build the new components, on the isolated side those of a verified bundle.
 
-    ``policy`` says whom to believe about images, None if none was given; ``upstream`` is what was judged by it already.
+    ``policy`` says whom to believe about images, None if none was given; ``upstream`` is what was judged by it already. ``items`` is the
+    inventory, ``vulnerabilities`` its comparison with data, ``locked`` what the signed lock says of each component; ``now`` is the
+    time of the assessment, ``building`` is True on the connected side, ``platform`` the one the bundle is for.
     """
 
     layout: Layout
     components: tuple[Component, ...]
     policy: Policy | None = None
     upstream: tuple[Verdict, ...] | None = None
+    items: tuple[Item, ...] = ()
+    vulnerabilities: Vulnerabilities = NONE
+    locked: Mapping[str, LockedComponent] = field(default_factory=dict)
+    now: datetime | None = None
+    building: bool = False
+    platform: str | None = None
 
     def trees(self) -> Iterator[tuple[Component, tuple[TreeFile, ...]]]:
         """Yield every tree with its files; images are upstream's and are not opened."""
@@ -133,6 +148,7 @@ class Gate:
     refused: tuple[Finding, ...]
     warned: tuple[Finding, ...]
     not_assessed: tuple[NotAssessed, ...]
+    waived: tuple[tuple[Finding, Waiver], ...] = ()
 
     @property
     def exit_code(self) -> Literal[0, 4, 5]:
@@ -177,29 +193,47 @@ def run_one(check: Check, subject: Subject) -> CheckResult:
     return CheckResult(check.ID, check.TITLE, check.GATE, check.LIMITS, examined, _ordered(findings), tuple(unknown), by_policy)
 
 
-def gate(results: Iterable[CheckResult], checks: Mapping[str, str | int]) -> Gate:
+def gate(
+    results: Iterable[CheckResult], checks: Mapping[str, str | int], waivers: Iterable[Waiver] = (), now: datetime | None = None
+) -> Gate:
     """Decide over ``results`` by the ``checks`` of the intent (``{"pickle": "warn", ...}``).
 
     A finding of severity high or critical is refused unless the key its check names is set to ``warn`` and the finding is
-    waivable; any other value than ``warn`` refuses. What was not assessed stays so, whatever the intent says.
+    waivable; any other value than ``warn`` refuses. A finding of any severity that one of ``waivers`` means, and that is in force at
+    ``now``, is neither refused nor warned of but waived. What was not assessed stays so, whatever the intent says.
     """
+    valid = [waiver for waiver in waivers if now is not None and now < canonical.moment(waiver.expires)]
+    waived: list[tuple[Finding, Waiver]] = []
     refused: list[Finding] = []
     warned: list[Finding] = []
     unknown: list[NotAssessed] = []
     for result in results:
-        waived = result.gate is not None and checks.get(result.gate) == "warn"
+        lenient = result.gate is not None and checks.get(result.gate) == "warn"
         for finding in result.findings:
             grave = SEVERITIES.index(finding.severity) >= REFUSED_FROM
-            (refused if grave and not (waived and finding.waivable) else warned).append(finding)
+            waiver = next((waiver for waiver in valid if _means(waiver, finding)), None)
+            if waiver:
+                waived.append((finding, waiver))
+            else:
+                (refused if grave and not (lenient and finding.waivable) else warned).append(finding)
         unknown += result.not_assessed
-    return Gate(tuple(refused), tuple(warned), tuple(unknown))
+    return Gate(tuple(refused), tuple(warned), tuple(unknown), tuple(waived))
+
+
+def _means(waiver: Waiver, finding: Finding) -> bool:
+    """Say whether a waiver is about a finding."""
+    there = waiver.subject in {finding.component, where(finding)}
+    return finding.waivable and there and waiver.check == finding.id and waiver.about in {None, finding.about}
 
 
 def as_json(results: Iterable[CheckResult], decided: Gate) -> dict[str, Any]:
     """Return what ``run_all`` and ``gate`` found as plain JSON values; the same findings always give the same value."""
     return {
         "format": FORMAT,
-        "gate": {"exitCode": decided.exit_code, "refused": _findings(decided.refused), "warned": _findings(decided.warned)},
+        "gate": {"exitCode": decided.exit_code, "refused": _findings(decided.refused), "warned": _findings(decided.warned),
+            "waived": [
+                asdict(finding) | {"waiver": waiver.model_dump(mode="json", exclude_none=True)} for finding, waiver in decided.waived
+            ]},
         "checks": [
             {
                 "id": result.id,

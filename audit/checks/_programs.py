@@ -23,6 +23,8 @@ PROTO, STOP, MARK, POP = 0x80, ord("."), ord("("), ord("0")
 CALLS = frozenset(b"Rbio\x81\x92")  # REDUCE BUILD INST OBJ NEWOBJ NEWOBJ_EX
 IMPORTS = frozenset(b"ci\x93\x82\x83\x84")  # GLOBAL INST STACK_GLOBAL EXT1 EXT2 EXT4
 HIGHEST = 5  # protocol
+NUMBERS = frozenset("ILFgp")  # opcodes whose argument is a number in text: INT LONG FLOAT GET PUT
+STRING = "S"
 PREFIXES = {
     pickletools.TAKEN_FROM_ARGUMENT1: 1,
     pickletools.TAKEN_FROM_ARGUMENT4: 4,
@@ -65,6 +67,8 @@ class _Program:
         # Without the version opcode only data may have been seen: `N.` is a whole pickle, and the start of a sentence.
         if self.versioned and (not doubtful or self.stopped):
             return self.imports or self.opcodes > 1
+        if doubtful:  # weights that begin like a value: only what was imported can be called
+            return self.imports and (self.calls or self.stopped)
         return self.calls or (self.imports and self.stopped)
 
 
@@ -77,7 +81,7 @@ def follow(reader: Reader, *, doubtful: bool = False) -> Verdict:
     for _ in range(MAX_PROGRAMS):
         program = _Program([0])
         try:
-            while not program.stopped and left and not program.calls:
+            while not program.stopped and left and not program.counts(doubtful):
                 _step(reader, program)
                 left -= 1
         except _EndError:
@@ -112,7 +116,7 @@ def _arguments(reader: Reader, opcode: pickletools.OpcodeInfo) -> None:
         return
     if opcode.arg.n == pickletools.UP_TO_NEWLINE:
         for _ in range(2 if opcode.arg.name == "stringnl_noescape_pair" else 1):
-            _line(reader)
+            _line(reader, opcode.code)
         return
     width = PREFIXES.get(opcode.arg.n)
     raw = _exactly(reader, opcode.arg.n if width is None else width)
@@ -138,10 +142,14 @@ def _skip(reader: Reader, size: int) -> None:
     _exactly(reader, 1)
 
 
-def _line(reader: Reader) -> None:
-    for _ in range(MAX_LINE // CHUNK):
+def _line(reader: Reader, code: str) -> None:
+    """Step over a text argument; one that no unpickler takes, because it is no number or no quoted text, ends the program."""
+    for number in range(MAX_LINE // CHUNK):
         chunk = reader.read(CHUNK)
         at = chunk.find(b"\n")
+        stated = chunk[:at] if at >= 0 else chunk
+        if (code in NUMBERS and b"\0" in stated) or (code == STRING and number == 0 and stated[:1] not in {b"'", b'"'}):
+            raise _EndError
         if at >= 0:
             reader.seek(at + 1 - len(chunk), os.SEEK_CUR)
             return

@@ -6,6 +6,7 @@ time, tool and everything that was read come in as arguments, so that one assess
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,17 +15,19 @@ from typing import Literal, Protocol
 from airgap_images.oci import Digest
 from audit.checks import CheckResult, Gate, told
 from audit.evidence.images import NOT_READ
-from audit.evidence.inventory import Inventory, take
+from audit.evidence.inventory import Inventory
 from audit.verify import steps
 from audit.verify.result import VerifiedBundle
 from audit.verify.steps import Step
 from audit.verify.trust import Memory
 from audit.verify.verdict import Verdict as ImageVerdict
-from audit.verify.walk import Watch
+from audit.vulnerabilities.result import NONE, Vulnerabilities
 from manifests.errors import AirgapError, RefusedError
 from manifests.paths import printable
+from manifests.policy import Policy
 
 Verdict = Literal["proved", "refused"]
+NO_DATA = "no vulnerability data came with this bundle or was imported at this site, so nothing was compared with any."
 MAX_NAMED = 20  # things of one topic named one by one in ``not_checked``; the tables name all
 
 
@@ -75,6 +78,8 @@ class Proof:
     drift: Drift | None
     upstream: tuple[ImageVerdict, ...] = ()
     remembered: bool = False
+    vulnerabilities: Vulnerabilities = NONE
+    policy: Policy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,19 +124,19 @@ def proved(
     results: Iterable[CheckResult],
     gate: Gate,
     *,
+    inventory: Inventory,
+    vulnerabilities: Vulnerabilities = NONE,
+    policy: Policy | None = None,
     memory: Memory | None,
     drift: Drift | None,
     upstream: tuple[ImageVerdict, ...] = (),
     place: str,
     tool: tuple[str, str],
     now: datetime,
-    watch: Watch | None = None,
 ) -> Assessment:
-    """Return the assessment of a proved bundle; ``memory`` is what it was verified against, None if no state was consulted.
-
-    ``watch`` is told how the reading of images goes.
-    """
-    proof = Proof(bundle, tuple(results), gate, take(bundle, watch), drift, upstream, memory is not None and memory.serial is not None)
+    """Return the assessment of a proved bundle; ``memory`` is what it was verified against, None if no state was consulted."""
+    known = memory is not None and memory.serial is not None
+    proof = Proof(bundle, tuple(results), gate, inventory, drift, upstream, known, vulnerabilities, policy)
     return Assessment(place, proof, (), tuple(_not_checked(proof, memory)), bundle.policy_sha256, tool, now)
 
 
@@ -147,13 +152,11 @@ def refused(error: AirgapError, *, place: str, policy_raw: bytes | None, tool: t
 
 
 def _not_checked(proof: Proof, memory: Memory | None) -> Iterator[NotChecked]:
-    yield NotChecked(
-        "Vulnerabilities",
-        "Not assessed: this version compares no component with vulnerability data. Use the SBOM beside this file with a scanner you trust.",
-    )
+    yield from _vulnerabilities(proof.vulnerabilities)
     yield NotChecked(
         "Licences",
-        "Recorded as somebody stated them, not judged: whether the terms allow this use, or passing the bundle on, was not assessed.",
+        "Held against a table as somebody declared them. Nobody read sources or terms: whether this use, or passing the bundle on, is "
+        "allowed is for people to decide.",
     )
     yield from _images(proof.inventory)
     yield from _going_back(proof, memory)
@@ -162,6 +165,15 @@ def _not_checked(proof: Proof, memory: Memory | None) -> Iterator[NotChecked]:
     yield from (NotChecked("Verification", text) for text in proof.bundle.not_checked)
     yield from (NotChecked(f"Check “{result.title}”", text) for result in proof.results for text in result.limits)
     yield from _unread(proof)
+
+
+def _vulnerabilities(found: Vulnerabilities) -> Iterator[NotChecked]:
+    if not found.consulted:
+        yield NotChecked("Vulnerabilities", f"Not assessed: {NO_DATA}")
+        return
+    counts = Counter(item.reason for item in found.items if item.status == "not assessed")
+    for reason, count in counts.most_common():
+        yield NotChecked("Vulnerabilities", f"Not assessed, {count} of {len(found.items)}: {reason}.")
 
 
 def _images(inventory: Inventory) -> Iterator[NotChecked]:

@@ -1,13 +1,13 @@
-"""The verifier's own result as in-toto statements, for policy engines and the next hop: an SVR, and a VSA where SLSA levels are claimed.
+"""The verifier's own result as in-toto statements, for policy engines and the next hop: SVR, VSA, and a Reference to the evidence.
 
-Projections of one assessment. A refused bundle gets neither: an SVR has only what passed, and of an unproven bundle nothing is known
-that a VSA could be about. A proven one whose level cannot be claimed gets a VSA that says FAILED. Sources: in-toto attestation
-framework, predicate "Simple Verification Result" v0.2; slsa.dev/verification_summary/v1.
+Projections of one assessment. A refused bundle gets none: an SVR has only what passed, and of an unproven bundle nothing is known that a
+VSA could be about. A VSA is there where SLSA levels are claimed; one whose level cannot be claimed says FAILED. Sources: in-toto
+attestation framework, predicates "Simple Verification Result" v0.2 and "Reference" v0.1; slsa.dev/verification_summary/v1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from airgap_images.oci import Digest
@@ -19,6 +19,7 @@ from manifests.statement import DigestMap
 
 SVR = "https://in-toto.io/attestation/svr/v0.2"
 VSA = "https://slsa.dev/verification_summary/v1"
+REFERENCE = "https://in-toto.io/attestation/reference/v0.1"
 SLSA_VERSION = "1.1"
 
 
@@ -57,6 +58,17 @@ def vsa(assessment: Assessment, verifier: str) -> bytes | None:
     if found.digest:
         predicate["inputAttestations"] = [{"uri": f"airgap:{said.stream}/{said.serial}/provenance", "digest": {"sha256": found.digest.hex}}]
     return statement.encode(_subjects(proof), VSA, predicate)
+
+
+def reference(assessment: Assessment, verifier: str, files: Mapping[str, bytes]) -> bytes | None:
+    """Return a statement that names all ``files`` of the evidence with their digests, None for a refused bundle.
+
+    It is the detached signature over the SBOMs, the tables and the report.
+    """
+    if assessment.proof is None:
+        return None
+    listed = [{"name": name, "digest": {"sha256": Digest.of(raw).hex}} for name, raw in sorted(files.items())]
+    return statement.encode(_subjects(assessment.proof), REFERENCE, {"attester": {"id": verifier}, "references": listed})
 
 
 def properties(proof: Proof) -> Iterator[str]:

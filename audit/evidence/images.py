@@ -17,12 +17,17 @@ from airgap_images.contents.packages.package import Package
 from airgap_images.layout import Layout
 from airgap_images.oci import INDEXES, MANIFESTS, MAX_MANIFEST, Descriptor, Index, Manifest, Pairs, parse_document
 from airgap_images.platform import Platform, is_attestation
+from audit.evidence import charts, edges, packaged
+from audit.evidence.charts import Chart
 from audit.evidence.item import Content, Coverage, Item, Licence
 from audit.verify.walk import Watch
+from manifests import canonical
 from manifests.errors import AirgapError, IntegrityError, InvalidFileError
 from manifests.paths import printable
 
 MAX_PLATFORMS = 64  # manifests of one image
+MAX_CONFIG = 1 << 20  # bytes of the configuration of a chart
+HELM = "application/vnd.cncf.helm.config.v1+json"
 MAX_LEVELS = 3  # indexes in indexes
 MAX_NAMED = 5  # gaps of one image named in its reason
 MAX_TEXT = 1000  # characters of a name, path or licence
@@ -41,6 +46,7 @@ class Opened:
     platform: str
     contents: Contents | None
     coverage: Coverage
+    chart: Chart | None = None
 
 
 def items(layout: Layout, content: Content, whole: Item, watch: Watch) -> Iterator[Item]:
@@ -76,15 +82,26 @@ def _manifests(layout: Layout, root: Descriptor, level: int = 0) -> Iterator[Des
 
 def _open(layout: Layout, entry: Descriptor, watch: Watch) -> Opened:
     platform = str(Platform.said(entry)) or entry.digest.hex[:12]
+    manifest: Manifest | None = None
     try:
         manifest = Manifest.parse(layout.read(entry, MAX_MANIFEST), f"blobs/sha256/{entry.digest.hex}")
         watch.begin(sum(layer.size for layer in manifest.layers))
         contents = packages.read(layout, manifest, watch.moved)
     except InvalidFileError:
-        return Opened(entry, platform, None, Coverage("listed", NO_IMAGE))
+        return Opened(entry, platform, None, Coverage("listed", NO_IMAGE), _chart(layout, manifest) if manifest else None)
     except AirgapError as error:
         return Opened(entry, platform, None, Coverage("unreadable", error.message))
     return Opened(entry, platform, contents, _coverage(contents))
+
+
+def _chart(layout: Layout, manifest: Manifest) -> Chart | None:
+    """Return the Helm chart that a manifest is of (Helm, "OCI registries"); its configuration is its Chart.yaml as JSON."""
+    if manifest.config.media_type != HELM:
+        return None
+    try:
+        return charts.of(canonical.parse(layout.read(manifest.config, MAX_CONFIG), "chart", limit=MAX_CONFIG))
+    except (charts.UnreadableError, AirgapError):
+        return None
 
 
 def _coverage(contents: Contents) -> Coverage:
@@ -109,16 +126,22 @@ def _together(opened: tuple[Opened, ...]) -> Coverage:
 
 def _with_packages(image: Item, one: Opened, before: str) -> Iterator[Item]:
     if one.contents is None:
-        yield image
+        yield packaged.of_chart(image, one.chart) if one.chart else image
         return
     yield replace(image, facts=(*image.facts, *_facts(one.contents)))
+    placed = list(_placed(image, one.contents, before))
+    needs = edges.of_image((item.ref, package) for item, package in placed)
+    yield from (replace(item, requires=needs.get(item.ref)) for item, _ in placed)
+
+
+def _placed(image: Item, contents: Contents, before: str) -> Iterator[tuple[Item, Package]]:
     seen: dict[str, set[Package]] = {}
-    for package in one.contents.packages:
+    for package in contents.packages:
         item = _package(image, package, before)
         alike = seen.setdefault(item.ref, set())
         if package not in alike:  # names that differ only in what cannot be printed are different packages
             alike.add(package)
-            yield item if len(alike) == 1 else replace(item, ref=f"{item.ref}~{len(alike)}")
+            yield (item if len(alike) == 1 else replace(item, ref=f"{item.ref}~{len(alike)}")), package
 
 
 def _platform(whole: Item, one: Opened) -> Item:
@@ -157,6 +180,9 @@ def _package(image: Item, package: Package, before: str) -> Item:
         licences=tuple(Licence(printable(text, MAX_TEXT), source) for text in package.licences),
         facts=tuple((key, printable(text, MAX_TEXT)) for key, text in sorted(facts.items()) if text),
         inside=image.ref,
+        producer=printable(package.producer, MAX_TEXT) or None,
+        contact=printable(package.contact, MAX_TEXT) or None,
+        revision=printable(package.source, MAX_TEXT) or None,
     )
 
 

@@ -7,7 +7,8 @@ the index must agree, and where they do not the component is named; addresses lo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from airgap_images.bundle import Component, TreeFile, closure, tree_files
 from airgap_images.layout import Layout
@@ -38,6 +39,7 @@ class Inventory:
     disagreements: tuple[Disagreement, ...]
     gaps: tuple[str, ...]
     lock_sha256: str | None
+    locked: Mapping[str, LockedComponent] = field(default_factory=dict)
 
     @property
     def components(self) -> tuple[Item, ...]:
@@ -62,7 +64,7 @@ def take(bundle: VerifiedBundle, watch: Watch | None = None) -> Inventory:
     except AirgapError as error:
         gaps = (f"The lock in the bundle could not be read, so origins are unknown and nothing was compared with it: {error.message}",)
     locked = {component.name: component for component in lock.components} if lock else {}
-    contents = [_content(bundle.layout, component, locked.get(component.name)) for component in bundle.components]
+    contents = [_content(bundle.layout, component, locked.get(component.name), bundle.sha512) for component in bundle.components]
     said = dict(bundle.index.annotations)
     return Inventory(
         name=said.get("airgap.bundle", ""),
@@ -71,7 +73,16 @@ def take(bundle: VerifiedBundle, watch: Watch | None = None) -> Inventory:
         disagreements=compare(bundle, lock, contents) if lock else (),
         gaps=gaps,
         lock_sha256=sha256,
+        locked=locked,
     )
+
+
+def of_components(
+    layout: Layout, components: Iterable[Component], locked: Mapping[str, LockedComponent], watch: Watch | None = None
+) -> tuple[Item, ...]:
+    """Return the items of components that are not in a bundle yet; ``locked`` is what the lock says of each."""
+    contents = (_content(layout, component, locked.get(component.name)) for component in components)
+    return tuple(item for content in contents for item in describe.items(layout, content, watch))
 
 
 def _lock(bundle: VerifiedBundle) -> tuple[Lock, str]:
@@ -85,13 +96,15 @@ def _lock(bundle: VerifiedBundle) -> tuple[Lock, str]:
     return Lock.parse(raw, f"{LOCK_COMPONENT}/{LOCK_FILE}"), file.digest.hex
 
 
-def _content(layout: Layout, component: Component, locked: LockedComponent | None) -> Content:
+def _content(
+    layout: Layout, component: Component, locked: LockedComponent | None, sha512: Mapping[Digest, str] | None = None
+) -> Content:
     try:
         files = tuple(tree_files(layout, component.root)) if component.form == "tree" else ()
         blobs = _distinct(files) if component.form == "tree" else closure(layout, Index(b"", IMAGE_INDEX, (component.root,)))
     except AirgapError as error:
         return Content(component, (), (), error.message, locked)
-    return Content(component, files, tuple(sorted((digest.hex, size) for digest, size in blobs.items())), "", locked)
+    return Content(component, files, tuple(sorted((digest.hex, size) for digest, size in blobs.items())), "", locked, sha512 or {})
 
 
 def _distinct(files: tuple[TreeFile, ...]) -> dict[Digest, int]:

@@ -19,9 +19,13 @@ Only when proved (else ``null`` or empty):
 - ``upstream``: of each image, model and wheel (``sort``) what became of its upstream signatures: ``component``, ``file`` (of a wheel),
   ``name`` (registry/repository, or what rules match it by), ``rule`` (the pattern of the policy that decided, or null), ``result``,
   ``reason``, and ``seen``, everything that is carried for it: ``{kind, shape, predicate, subject, manifest, by, result, reason}``;
+- ``vulnerabilities``: ``assessed`` (False where no advisories were consulted: then nothing is known of any package), ``counts``,
+  ``sources`` (each set of data, its date and how many records were read and not), ``items`` ``{ref, status, reason}`` and ``matches``,
+  each with the VEX ``decision`` about it if there is one;
 - ``checks`` as in ``airgap.checks/v1``; ``drift`` ``{outcome, notes}`` of what is installed, ``null`` if not compared;
-- ``inventory``: ``lock`` (sha256 of the signed lock), ``disagreements`` between lock and index, ``gaps``, ``items``. Of an item's
-  files at most ``MAX_FILES`` are listed, ``filesNotListed`` says how many more the manifest ``sha256`` lists.
+- ``inventory``: ``lock`` (sha256 of the signed lock), ``disagreements`` between lock and index, ``gaps``, ``items``. ``requires`` of
+  an item lists the refs it needs, ``null`` where they are unknown. Of an item's files at most ``MAX_FILES`` are listed,
+  ``filesNotListed`` says how many more the manifest ``sha256`` lists.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ from audit.evidence.item import Item
 from audit.verify import steps
 from audit.verify.result import VerifiedBundle
 from audit.verify.verdict import as_json
+from audit.vulnerabilities import projection
 from manifests import canonical
 from manifests.statement import SHA512SUMS
 
@@ -63,7 +68,7 @@ def verification_json(assessment: Assessment) -> bytes:
 
 def _nothing() -> dict[str, Any]:
     lists: dict[str, Any] = {name: [] for name in ("signatures", "modelSignatures", "ignoredSignatures", "upstream")}
-    return lists | {"bundle": None, "checks": None, "drift": None, "inventory": None}
+    return lists | {"bundle": None, "checks": None, "drift": None, "inventory": None, "vulnerabilities": None}
 
 
 def _proof(proof: Proof) -> dict[str, Any]:
@@ -77,6 +82,7 @@ def _proof(proof: Proof) -> dict[str, Any]:
         "checks": checks.as_json(proof.results, proof.gate),
         "drift": _drift(proof.drift),
         "inventory": _inventory(proof.inventory),
+        "vulnerabilities": projection.as_json(proof.vulnerabilities),
     }
 
 
@@ -135,6 +141,10 @@ def _item(item: Item) -> dict[str, Any]:
         "bytes": item.size,
         "licences": [{"text": licence.text, "source": licence.source} for licence in item.licences],
         "producer": item.producer,
+        "contact": item.contact,
+        "revision": item.revision,
+        "requires": list(item.requires) if item.requires is not None else None,
+        "sha512": item.sha512,
         "origin": item.origin,
         "coverage": {"reading": item.coverage.reading, "reason": item.coverage.reason},
         "facts": dict(item.facts),

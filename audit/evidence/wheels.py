@@ -1,8 +1,8 @@
-"""Read what a wheel says of itself: name and version from its file name, licence and author from its METADATA.
+"""Read what a wheel says of itself: name and version from its file name, licence and author from its METADATA, its licence texts.
 
 Formats: binary distribution format (file name), core metadata, name normalisation, all of the Python packaging
-specifications. Rules: the archive is hostile; no read asks for more than ``MAX_DIRECTORY`` bytes, one member is unpacked and
-at most ``MAX_METADATA`` bytes of it; what cannot be read is said, and nothing is unpacked to disk.
+specifications. Rules: the archive is hostile; no read asks for more than ``MAX_DIRECTORY`` bytes, only METADATA and licence
+texts are unpacked, and at most ``MAX_METADATA`` bytes of each; what cannot be read is said, and nothing is unpacked to disk.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import os
 import re
 import zipfile
 import zlib
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from airgap_images.bundle import TreeFile
 from airgap_images.contents.packages import core_metadata
 from airgap_images.contents.packages.core_metadata import Metadata, normalised
 from airgap_images.layout import Layout
+from audit.evidence import licence_texts
 from manifests.paths import printable
 
 MAX_DIRECTORY = 8 << 20  # bytes of a zip's directory; a wheel of 12,000 files has 1.5 MB
@@ -25,6 +27,7 @@ MAX_METADATA = 1 << 20  # bytes
 _PARTS = (5, 6)  # name-version[-build]-python-abi-platform
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._]*[A-Za-z0-9])?")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!]*")
+_BESIDE = re.compile(r"[^/]+\.dist-info/")
 _INFO = re.compile(r"[^/]+\.dist-info/METADATA")
 _PLAIN = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 BROKEN = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, EOFError, OSError)
@@ -42,16 +45,33 @@ def from_filename(path: str) -> tuple[str, str] | None:
     return normalised(parts[0]), parts[1]
 
 
-def metadata(layout: Layout, file: TreeFile) -> Metadata:
-    """Return what the wheel's METADATA states; raises UnreadableError, or IntegrityError if the blob is gone."""
+@dataclass(frozen=True, slots=True)
+class Wheel:
+    """What a wheel states, and the licence texts it carries: (path in it, bytes)."""
+
+    metadata: Metadata
+    texts: tuple[tuple[str, bytes], ...]
+
+
+def read(layout: Layout, file: TreeFile) -> Wheel:
+    """Return what the wheel states; raises UnreadableError, or IntegrityError if the blob is gone."""
     fd = layout.open(file.digest, file.size)
     with os.fdopen(fd, "rb") as raw:
         try:
             with zipfile.ZipFile(_Bounded(raw)) as archive:
                 text = _member(archive)
+                texts = tuple(_texts(archive))
         except BROKEN as error:
             raise UnreadableError(f"not a readable zip: {printable(str(error), 80)}") from None
-    return _parse(text.decode("utf-8", "replace"))
+    return Wheel(_parse(text.decode("utf-8", "replace")), texts)
+
+
+def _texts(archive: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:
+    for info in archive.infolist():
+        if _BESIDE.match(info.filename) and licence_texts.is_text(info.filename.rsplit("/", 1)[-1]) and not info.is_dir():
+            plain = info.compress_type in _PLAIN and not info.flag_bits & 1
+            with archive.open(info) if plain else io.BytesIO() as member:
+                yield info.filename, member.read(licence_texts.MAX_TEXT + 1)
 
 
 class _Bounded(io.BufferedIOBase):

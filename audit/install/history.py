@@ -36,7 +36,7 @@ def history(root: Path) -> dict[str, Memory]:
             continue
         if what == ("state", "forgotten"):
             _forgotten(found, forgotten, stream, entry)
-        elif what[0] == "install" and what[1] in INSTALLED:
+        elif what[0] in {"install", "feed"} and what[1] in INSTALLED:
             told.add(entry.detail("generation") or "")
             found[stream] = _later(found.get(stream, Memory()), _installed(root, entry))
         elif what in {("policy", "accepted"), ("policy", "pinned")}:

@@ -23,7 +23,8 @@ from airgap_images.oci import Digest
 from airgap_images.targets import Target
 from audit import journal
 from audit.checks import Check, CheckResult, Gate, Subject, gate, run_all, told
-from audit.install import generations, images, memory, receipts, space
+from audit.evidence import inventory
+from audit.install import feed, generations, images, memory, receipts, space
 from audit.install.receipts import Receipt
 from audit.install.store import POLICY, Store, locked, refusing, remove
 from audit.install.trees import Hashes, inode_of
@@ -33,7 +34,10 @@ from audit.verify.pinned import Presented
 from audit.verify.result import VerifiedBundle
 from audit.verify.succession import Succession
 from audit.verify.walk import Place, Silent, Watch, verify
+from audit.vulnerabilities import feeds
+from audit.vulnerabilities.assess import assess as compared
 from manifests.errors import AirgapError, FindingsError, IntegrityError, RefusedError, SiteError
+from manifests.policy import Policy
 from manifests.site import Site
 
 MAX_REASONS = 8  # of a refusal, in the journal and in the message of what a gate refuses
@@ -173,11 +177,22 @@ def _accept(order: _Order) -> _Accepted:
     layout, link = order.store.layout, order.mode == "link"
     watch = space.Roomy(order.watch, order.place, layout, link)
     bundle = verify(order.place, raw, memory=known, now=order.now, into=layout, link=link, watch=watch)
-    results = run_all(Subject(bundle.layout, bundle.components, policy), order.checks)
-    decided = gate(results, policy.gates)
+    results = run_all(_subject(order.store, bundle, policy, order.now), order.checks)
+    decided = gate(results, policy.gates, policy.waivers, order.now)
     if decided.refused:
         raise GateError(decided)
     return _Accepted(bundle, (*bundle.files, (POLICY, raw)), results, decided, known.fresh, succession)
+
+
+def _subject(store: Store, bundle: VerifiedBundle, policy: Policy, now: datetime) -> Subject:
+    """Return what the checks look at; images are opened only if there is vulnerability data, carried or imported, to compare them with."""
+    data = (*feeds.carried(bundle.layout, bundle.components, str(bundle.digest)), *feed.held(store))
+    opened = tuple(part for part in bundle.components if data or part.form == "tree")
+    items = inventory.of_components(bundle.layout, opened, {})
+    platform = dict(bundle.index.annotations).get("airgap.target.platform")
+    return Subject(
+        bundle.layout, bundle.components, policy, items=items, vulnerabilities=compared(items, data), now=now, platform=platform
+    )
 
 
 def _remember(order: _Order, accepted: _Accepted) -> None:

@@ -114,6 +114,10 @@ class Store:
         """Return the digests of all bundles there are, sorted."""
         return tuple(Digest(name) for name in names(self.root / "bundles") if _HEX.fullmatch(name))
 
+    def streams(self, digest: Digest) -> frozenset[str]:
+        """Return the streams that the signatures kept of a bundle name; one, unless somebody changed them."""
+        return frozenset(stream for stream, _ in _claims(self, digest))
+
     def place(self, digest: Digest) -> Place:
         """Return the place of a bundle in this store, for ``verify``."""
         return Place(self.bundle(digest), self.layout, whole=False)

@@ -116,6 +116,16 @@ def prune(folder: Path, *, keep: int, now: datetime, targets: Iterable[Target] =
         return _take_away(store, _Cut("prune", gone, unneeded), targets, now)
 
 
+def take_bundles(store: Store, bundles: tuple[Digest, ...]) -> None:
+    """Take bundles away that no generation is of, and the blobs only they needed; for the holder of the lock, who tells the journal."""
+    remaining = set(store.bundles()) - set(bundles)
+    needed = {digest for bundle in remaining for digest in _closure(store, bundle)}
+    for digest in bundles:
+        _remove_bundle(store, digest)
+    if bundles:
+        _sweep(store, needed)
+
+
 def _candidates(store: Store, current: int, to: int | None) -> tuple[int, ...]:
     there = store.generations()
     shown = ", ".join(map(str, there)) or "none"

@@ -53,7 +53,7 @@ def from_private(name: str, private: PrivateKey) -> LocalSigner:
     """Return the signer of a private key at hand."""
     public = checked(private.public_key())
     if isinstance(private, ec.EllipticCurvePrivateKey):
-        hashed = ec.ECDSA(HASHES[algorithm_of(public)])
+        hashed = ec.ECDSA(HASHES[algorithm_of(public)], deterministic_signing=True)  # RFC 6979: the same evidence is the same bytes
         return LocalSigner(name, public, lambda message: private.sign(message, hashed))
     return LocalSigner(name, public, private.sign)
 

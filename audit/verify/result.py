@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -95,7 +96,8 @@ class VerifiedBundle:
     ``layout`` holds the verified blobs (the store when installing, else the bundle folder); ``digest`` is the
     sha256 of ``index.json`` and the bundle's identity; ``files`` are the raw signed files and signatures by name;
     ``blobs`` is the closure with sizes in bytes; ``not_checked`` says in sentences what was not assessed;
-    ``models`` are the signatures over single models beside the bundle's own.
+    ``models`` are the signatures over single models beside the bundle's own; ``sha512`` (hex) is that of each blob, where it was
+    asked for.
     """
 
     layout: Layout
@@ -113,3 +115,4 @@ class VerifiedBundle:
     verified_at: datetime
     not_checked: tuple[str, ...]
     models: tuple[ModelSignature, ...] = ()
+    sha512: Mapping[Digest, str] = field(default_factory=dict)

@@ -102,9 +102,12 @@ def verify(
     now: datetime,
     into: Layout | None = None,
     link: bool = False,
+    both: bool = False,
     watch: Watch | None = None,
 ) -> VerifiedBundle:
     """Prove the bundle at ``place`` and return it; raises RefusedError with every failure.
+
+    With ``both`` the result has the sha512 of every blob too, from the same read, whether the signers state it or not.
 
     With ``into`` the proven blobs are in that store afterwards (hard-linked if ``link`` and they are this user's own,
     else reflinked or copied) and the result's layout is the store.
@@ -130,7 +133,8 @@ def verify(
     models = failures.collect(lambda: _check_models(place, index, of_models, policy, judgement.now), "6.model-statement")
     models = models or model_signatures.Checked()
     watch.begin(sum(blobs.values()))
-    _read_all(_Reader(place.layout, into, link, watch, strong), blobs, failures)
+    found: dict[Digest, str] = {}
+    _read_all(_Reader(place.layout, into, link, watch, strong, found if both else None), blobs, failures)
     failures.stop_if_any()
     assert index is not None  # noqa: S101
     return VerifiedBundle(  # what steps 7 and 8 take, and the only way to get one
@@ -149,6 +153,7 @@ def verify(
         verified_at=judgement.now,
         not_checked=(IN_FORCE if memory.policy_sha256 == pinned else GIVEN, *NOT_CHECKED),
         models=models.signatures,
+        sha512=found,
     )
 
 
@@ -310,29 +315,43 @@ def _size(path: Path) -> int | str:
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """Reads blobs of ``source`` once each: to their hashes, or while taking them ``into`` a store; ``strong`` has the sha512 of each."""
+    """Reads blobs of ``source`` once each: to their hashes, or while taking them ``into`` a store.
+
+    ``strong`` has the sha512 that each must have; with ``found`` every sha512 is computed and put there.
+    """
 
     source: Layout
     into: Layout | None
     link: bool
     watch: Watch
     strong: Mapping[Digest, str]
+    found: dict[Digest, str] | None = None
 
     def read(self, digest: Digest, size: int) -> None:
+        second = Second(self.strong.get(digest)) if self.found is not None or digest in self.strong else None
+        second = self._read(digest, size, second)
+        if second is not None and self.found is not None:
+            self.found[digest] = second.hex
+
+    def _read(self, digest: Digest, size: int, second: Second | None) -> Second | None:
+        """Return the second hash of the copy that counts."""
         if self.into is None or self.into.root == self.source.root:
-            self.source.check(digest, size, self.watch.moved, self._second(digest))
-            return
-        if self.into.has(digest, size) and self._stands(self.into, digest, size):
-            return  # what gets installed comes from the store, and the store's copy is proven
+            self.source.check(digest, size, self.watch.moved, second)
+            return second
+        if self.into.has(digest, size):
+            kept = Second(second.expected) if second else None  # a copy that does not stand is read again, from the bundle
+            if self._stands(self.into, digest, size, kept):
+                return kept  # what gets installed comes from the store, and the store's copy is proven
         fd = self.source.open(digest, size)
         try:
             link = self.link and ours_alone(fd)
-            self.into.take(fd, digest, size, link=link, progress=self.watch.moved, second=self._second(digest))
+            self.into.take(fd, digest, size, link=link, progress=self.watch.moved, second=second)
         finally:
             os.close(fd)
+        return second
 
-    def _stands(self, store: Layout, digest: Digest, size: int) -> bool:
-        fd, second = store.open(digest, size), self._second(digest)
+    def _stands(self, store: Layout, digest: Digest, size: int, second: Second | None) -> bool:
+        fd = store.open(digest, size)
         try:
             with disk(f"blobs/sha256/{digest.hex}"):
                 if hash_descriptor(fd, self.watch.moved, second) == digest and (second is None or second.matches):
@@ -341,9 +360,6 @@ class _Reader:
             os.close(fd)
         self.watch.moved(-size)
         return False
-
-    def _second(self, digest: Digest) -> Second | None:
-        return Second(self.strong[digest]) if digest in self.strong else None
 
 
 def _read_all(reader: _Reader, blobs: dict[Digest, int], failures: _Failures) -> None:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from audit.terminal import Json, Report, command, lazily, secret
+from manifests import canonical
 from manifests.errors import UsageError
+from manifests.policy import GATES
 
 if TYPE_CHECKING:
     from audit.verify import pinned
@@ -160,7 +162,13 @@ def policy_set(
     profile: Annotated[Literal["default", "cnsa"] | None, typer.Option("--profile", help="default or cnsa.")] = None,
     gate: Annotated[
         list[str] | None,
-        typer.Option("--gate", metavar="NAME=refuse|warn", help="What a high or critical finding does: pickle, remote_code, upstream."),
+        typer.Option("--gate", metavar="NAME=refuse|warn", help=f"What a high or critical finding does: {', '.join(GATES)}."),
+    ] = None,
+    data_warn: Annotated[
+        int | None, typer.Option("--data-warn-days", metavar="DAYS", min=0, max=3650, help="Age of vulnerability data that is warned of.")
+    ] = None,
+    data_refuse: Annotated[
+        int | None, typer.Option("--data-refuse-days", metavar="DAYS", min=0, max=3650, help="Age of such data that no build accepts.")
     ] = None,
     trusted_root: Annotated[
         list[str] | None, typer.Option("--trusted-root", metavar="NAME=FILE", help="A newer trusted root in place of the one of that name.")
@@ -170,17 +178,50 @@ def policy_set(
     ] = None,
     as_json: Json = False,
 ) -> Report:
-    """Change the floor of serials, the expiry, the profile, gates, a trusted root or a revocation list."""
+    """Change the floor of serials, the expiry, the profile, gates, the age of data, a trusted root or a revocation list."""
     roots = edit.pairs(trusted_root or (), "--trusted-root", "public=FILE")
     settings = edit.Settings(
         min_serial=min_serial,
         expires=_now() + timedelta(days=days) if days else None,
         profile=profile,
+        freshness={key: days for key, days in (("warn", data_warn), ("refuse", data_refuse)) if days is not None},
         gates=edit.pairs(gate or (), "--gate", "pickle=warn"),
         roots={known: edit.trusted_root(Path(file)) for known, file in roots.items()},
         crls=edit.named(crl or (), "--crl", "alice=FILE"),
     )
     return changed(path, lambda policy: edit.with_settings(policy, settings))
+
+
+@app.command("waive")
+@command
+def policy_waive(
+    path: PolicyPath,
+    check: Annotated[str, typer.Argument(metavar="CHECK", help="The check that found it, as it names itself: vulnerabilities.")],
+    subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="Where: the component, or component/path, as the finding names it.")],
+    by: Annotated[str, typer.Option("--by", metavar="NAME", help="Who decided.")],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why the site can live with it.")],
+    about: Annotated[
+        str | None, typer.Option("--about", metavar="WORD", help="What of it: CVE-2018-18074, a key; everything there when absent.")
+    ] = None,
+    days: Annotated[int, typer.Option("--expires-in", metavar="DAYS", min=1, max=3650, help="Days until it counts as found again.")] = 90,
+    as_json: Json = False,
+) -> Report:
+    """Live with one finding for a time: who decided it and why goes into every report."""
+    entry = {"check": check, "subject": subject, "by": by, "reason": reason, "expires": canonical.stamp(_now() + timedelta(days=days))}
+    return changed(path, lambda policy: edit.with_waiver(policy, entry | ({"about": about} if about else {})))
+
+
+@app.command("unwaive")
+@command
+def policy_unwaive(
+    path: PolicyPath,
+    check: Annotated[str, typer.Argument(metavar="CHECK", help="The check that found it.")],
+    subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="Where.")],
+    about: Annotated[str | None, typer.Option("--about", metavar="WORD", help="What of it, as it was waived.")] = None,
+    as_json: Json = False,
+) -> Report:
+    """Take a waiver back before it expires."""
+    return changed(path, lambda policy: edit.without_waiver(policy, (check, subject, about)))
 
 
 @app.command("rotate")

@@ -35,6 +35,7 @@ class Settings:
     min_serial: int | None
     expires: datetime | None
     profile: Profile | None
+    freshness: dict[str, int]
     gates: dict[str, str]
     roots: dict[str, Any]
     crls: dict[str, str]
@@ -149,6 +150,25 @@ def with_builder(policy: Policy, entry: dict[str, Any]) -> Policy:
     return policy.changed(slsa=[*(each for each in value if each["id"] != entry["id"]), entry])
 
 
+def with_waiver(policy: Policy, entry: dict[str, Any]) -> Policy:
+    """Return the policy with one more waiver, or another decision about what one meant already."""
+    kept = [waiver.model_dump(mode="json", exclude_none=True) for waiver in policy.waivers if waiver.means != _meant(entry)]
+    return attempt(lambda: policy.changed(waivers=[*kept, entry]), "see `airgap-bundle policy waive --help`")
+
+
+def without_waiver(policy: Policy, meant: tuple[str, str, str | None]) -> Policy:
+    """Return the policy without the waiver of (check, subject, about); raises UsageError if there is none."""
+    kept = [waiver for waiver in policy.waivers if waiver.means != meant]
+    if len(kept) == len(policy.waivers):
+        there = ", ".join(" ".join(filter(None, waiver.means)) for waiver in policy.waivers)
+        raise UsageError("the policy waives no such thing", hint=f"there are: {there or 'none'}")
+    return policy.changed(waivers=[waiver.model_dump(mode="json", exclude_none=True) for waiver in kept])
+
+
+def _meant(entry: dict[str, Any]) -> tuple[str, str, str | None]:
+    return entry["check"], entry["subject"], entry.get("about")
+
+
 def without(policy: Policy, what: str, name: str) -> Policy:
     """Return the policy without an identity, authority, root or builder, or without the rule (image, model, wheel) of that pattern.
 
@@ -177,6 +197,7 @@ def with_settings(policy: Policy, settings: Settings) -> Policy:
     fields: dict[str, Any] = {"min_serial": settings.min_serial, "profile": settings.profile}
     fields["expires"] = canonical.stamp(settings.expires) if settings.expires else None
     fields["gates"] = {**policy.gates, **settings.gates} if settings.gates else None
+    fields["freshness"] = policy.freshness.model_dump(mode="json") | settings.freshness if settings.freshness else None
     unknown = sorted(set(settings.roots) - set(policy.trusted_roots))
     if unknown:
         there = ", ".join(sorted(policy.trusted_roots)) or "none"

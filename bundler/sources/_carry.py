@@ -33,7 +33,7 @@ LAYERS = frozenset(
     }
 )
 FOREIGN = ("application/vnd.oci.image.layer.nondistributable.", "application/vnd.docker.image.rootfs.foreign.")
-LABELS = ("source", "revision", "version", "licenses")  # of org.opencontainers.image.*
+LABELS = ("source", "revision", "version", "licenses", "vendor", "url")  # of org.opencontainers.image.*
 SOME = "name platforms instead of all"
 LIES = "the index is wrong, or lies: ask who published it"
 

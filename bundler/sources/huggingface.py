@@ -54,6 +54,9 @@ class Options(Frozen):
     revision: str = Field(default="main", min_length=1, max_length=200, description="branch, tag or commit")
     include: tuple[str, ...] = Field(default=(), strict=False, description="glob patterns of paths to take; all when absent")
     exclude: tuple[str, ...] = Field(default=(), strict=False, description="glob patterns of paths to leave out")
+    accepted: str | None = Field(
+        default=None, min_length=1, max_length=500, description="of a gated model: who accepted its terms, and when"
+    )
     repo_type: Literal["model"] = Field(default="model", description="only models for now")
     endpoint: str | None = Field(
         default=None, max_length=500, pattern=r"^https?://", description="hub to ask, without a token; HF_ENDPOINT when absent"
@@ -89,7 +92,7 @@ def resolve(name: str, role: str | None, options: Options, context: Context) -> 
     snapshot = _snapshot(name, options)
     digests = _digests(snapshot, context)
     claims = _claims(snapshot, digests, context)
-    facts = _facts(snapshot, claims)
+    facts = _facts(snapshot, claims) | ({"accepted": options.accepted} if options.accepted else {})
     _warn(snapshot, facts, context)
     return LockedComponent(
         name=name,

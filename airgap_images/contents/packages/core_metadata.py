@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from manifests.paths import printable
 
 MAX_LICENCE = 100  # characters; longer values of ``License`` are licence texts, not names
+MAX_REQUIRES = 2_000  # lines of Requires-Dist
+MAX_REQUIRE = 1_000  # characters of one
+HOMES = ("homepage", "home", "home-page", "repository", "source", "source code", "github", "documentation", "docs")
+_ADDRESS = re.compile(r"<([^<>\s]+@[^<>\s]+)>")
 _MAIL = re.compile(r"\s*<[^<>]*>")
 _UNKNOWN = frozenset({"", "unknown", "none", "other", "n/a"})
 
@@ -17,12 +21,17 @@ Licences = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What it states; ``name`` as it is written, ``licences`` as (text, field it stood in)."""
+    """What it states; ``name`` as it is written, ``licences`` as (text, field it stood in).
+
+    ``contact`` is an address of the web or of mail; ``requires`` are the lines of ``Requires-Dist`` (PEP 508).
+    """
 
     name: str
     version: str
     licences: Licences
     author: str | None
+    contact: str | None = None
+    requires: tuple[str, ...] = ()
 
 
 def parse(text: str) -> Metadata | None:
@@ -31,7 +40,10 @@ def parse(text: str) -> Metadata | None:
     for key, value in _headers(text):
         fields.setdefault(key, []).append(value)
     name, version = (fields.get(key, [""])[0] for key in ("name", "version"))
-    return Metadata(name, version, _licences(fields), _author(fields)) if name and version else None
+    if not name or not version:
+        return None
+    requires = tuple(line for line in fields.get("requires-dist", [])[:MAX_REQUIRES] if len(line) <= MAX_REQUIRE)
+    return Metadata(name, version, _licences(fields), _author(fields), _contact(fields), requires)
 
 
 def normalised(name: str) -> str:
@@ -72,6 +84,16 @@ def _author(fields: dict[str, list[str]]) -> str | None:
             first = value.splitlines()[0]
             return printable(_MAIL.sub("", first).strip() or first)  # names are enough; addresses of persons need not travel on
     return None
+
+
+def _contact(fields: dict[str, list[str]]) -> str | None:
+    """Return the home page, or else the first address of mail."""
+    pages = {label.strip().lower(): url.strip() for label, _, url in (value.partition(",") for value in fields.get("project-url", []))}
+    home = next((pages[label] for label in HOMES if pages.get(label)), None) or next(iter(_known(fields.get("home-page", []))), None)
+    if home:
+        return home.splitlines()[0]
+    mails = (found for key in ("author-email", "maintainer-email") for value in fields.get(key, []) for found in _ADDRESS.findall(value))
+    return next(mails, None)
 
 
 def _known(values: list[str]) -> list[str]:

@@ -8,14 +8,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from airgap_images.contents.packages.package import Gap, Package, Release, Text, make_purl
+from airgap_images.contents.packages.package import Gap, Package, Release, Text, make_purl, party
 
 KIND = "deb"
 MAX_STATUS = 64 << 20  # bytes
 MAX_LIST = 8 << 20  # bytes
 MAX_COPYRIGHT = 1 << 20  # bytes
 ROOT = "var/lib/dpkg/"
-FIELDS = frozenset({"package", "status", "version", "architecture", "source"})
+FIELDS = frozenset(
+    {"package", "status", "version", "architecture", "source", "maintainer", "homepage", "depends", "pre-depends", "provides"}
+)
+MAX_NEEDS = 2_000  # of one package
+_NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9+.-]*)")
+_FOLDED = frozenset({"depends", "pre-depends", "provides"})  # whose value may go on in the next line
 _SOURCE = re.compile(r"(\S+)(?:\s+\((.*)\))?")
 
 
@@ -38,12 +43,19 @@ def packages(files: Mapping[str, Text], release: Release) -> Iterator[Package | 
                     yield _package(fields, file, files, release)
 
 
+def control(file: Text, release: Release) -> Package | None:
+    """Return what the control file of a package that is not installed states, None without a name or a version."""
+    fields = next(_paragraphs(file.lines()), {})
+    return _package(fields, file, {}, release) if fields.get("package") and fields.get("version") else None
+
+
 def _package(fields: Mapping[str, str], file: Text, files: Mapping[str, Text], release: Release) -> Package:
     name, version, arch = (fields.get(key, "") for key in ("package", "version", "architecture"))
     stated = _SOURCE.match(fields.get("source", ""))
     source = (stated[1] + (f"@{stated[2]}" if stated[2] else "")) if stated else ""
     owned = _lists(name, arch, files)
     qualifiers = {"arch": arch, "distro": release.distro, "upstream": source}
+    producer, mail = party(fields.get("maintainer", ""))
     copyright_ = files.get(f"usr/share/doc/{name}/copyright")
     return Package(
         type=KIND,
@@ -56,7 +68,17 @@ def _package(fields: Mapping[str, str], file: Text, files: Mapping[str, Text], r
         source=source,
         licences=_licences(copyright_) if copyright_ else (),
         files=tuple(dict.fromkeys(path for one in owned for path in _owned(one))),
+        producer=producer,
+        contact=fields.get("homepage") or mail,
+        needs=(*_needs(fields.get("pre-depends", "")), *_needs(fields.get("depends", ""))),
+        provides=tuple(name for group in _needs(fields.get("provides", "")) for name in group),
     )
+
+
+def _needs(text: str) -> tuple[tuple[str, ...], ...]:
+    """Return the names of a relationship field (Debian policy 7.1), alternatives together, without versions and architectures."""
+    groups = (tuple(found[1] for one in group.split("|") if (found := _NAME.match(one))) for group in text.split(",")[:MAX_NEEDS])
+    return tuple(group for group in groups if group)
 
 
 def _lists(name: str, arch: str, files: Mapping[str, Text]) -> list[Text]:
@@ -72,15 +94,21 @@ def _owned(file: Text) -> Iterator[str]:
 
 def _paragraphs(lines: Iterable[str]) -> Iterator[dict[str, str]]:
     fields: dict[str, str] = {}
+    last = ""
     for line in lines:
         if not line.strip():
             if fields:
                 yield fields
-            fields = {}
+            fields, last = {}, ""
             continue
         key, colon, value = line.partition(":")
-        if colon and line[0] not in " \t" and key.lower() in FIELDS:
-            fields[key.lower()] = value.strip()
+        if line[0] in " \t":
+            if last in _FOLDED and last in fields:
+                fields[last] += f" {line.strip()}"
+        else:
+            last = key.lower()
+            if colon and last in FIELDS:
+                fields[last] = value.strip()
     if fields:
         yield fields
 

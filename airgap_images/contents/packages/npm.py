@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from airgap_images.contents.packages.package import MAX_FIELD, Gap, Package, Release, Text, make_purl
+from airgap_images.contents.packages.package import MAX_FIELD, Gap, Package, Release, Text, make_purl, party
 
 KIND = "npm"
 MAX_FILE = 4 << 20  # bytes
+MAX_NEEDS = 5_000  # of one package
 _INSTALLED = re.compile(r"(?:.*/)?node_modules/(?:@[^/]+/)?[^/@.][^/]*/package\.json")
 
 
@@ -41,7 +42,30 @@ def _package(value: Any, file: Text) -> Package | None:
     namespace, _, short = name.rpartition("/")
     owned = (file.path.removesuffix("package.json"),) if _INSTALLED.fullmatch(file.path) else ()
     purl = make_purl(KIND, namespace, short, version)
-    return Package(KIND, name, version, purl, file.path, file.layer, licences=tuple(_licences(value)), files=owned)
+    producer, mail = _author(value.get("author"))
+    home = value.get("homepage")
+    needs = value.get("dependencies", {})
+    return Package(
+        type=KIND,
+        name=name,
+        version=version,
+        purl=purl,
+        path=file.path,
+        layer=file.layer,
+        licences=tuple(_licences(value)),
+        files=owned,
+        producer=producer,
+        contact=home if isinstance(home, str) and home else mail,
+        needs=tuple((need,) for need in list(needs)[:MAX_NEEDS]) if isinstance(needs, dict) else None,
+    )
+
+
+def _author(stated: Any) -> tuple[str, str]:
+    """Return name and address of an author, who is a text or an object (npm docs, package.json, "people fields")."""
+    if isinstance(stated, dict):
+        name, mail = stated.get("name"), stated.get("email")
+        return (name if isinstance(name, str) else "", mail if isinstance(mail, str) else "")
+    return party(stated) if isinstance(stated, str) else ("", "")
 
 
 def _licences(value: dict[str, Any]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from typing import NamedTuple
 from packageurl import PackageURL
 
 MAX_FIELD = 1024  # characters of a name or version; more is no name
+_PARTY = re.compile(r"([^<>]*)<([^<>\s]+@[^<>\s]+)>.*", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +19,8 @@ class Package:
 
     ``path`` is the file that states it and ``layer`` the digest (hex) of the layer that brought that file. ``source`` is
     what upstream calls the package it was built from. ``files`` are the paths it owns; one that ends in ``/`` stands for all below it.
+    ``producer`` is who maintains or sells it, ``contact`` an address of theirs. ``needs`` are the names it depends on, each with its
+    alternatives, () if it states that it needs nothing, None where nothing states it; ``provides`` are further names it answers to.
     """
 
     type: str
@@ -29,6 +33,10 @@ class Package:
     source: str = ""
     licences: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    producer: str = ""
+    contact: str = ""
+    needs: tuple[tuple[str, ...], ...] | None = None
+    provides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +84,9 @@ def make_purl(
         return PackageURL(kind, namespace or None, name, version or None, stated, subpath or None).to_string()
     except (ValueError, TypeError):  # TypeError: the library's own, for a name of which nothing is left, such as "/"
         return None
+
+
+def party(text: str) -> tuple[str, str]:
+    """Split ``Name <mail@host>`` into name and address; either may be empty."""
+    found = _PARTY.fullmatch(text[: 2 * MAX_FIELD].strip())
+    return (found[1].strip(" \"'"), found[2].strip()) if found else (text[:MAX_FIELD].strip(), "")

@@ -38,7 +38,19 @@ def packages(files: Mapping[str, Text], release: Release) -> Iterator[Package | 
             continue
         licences = tuple(text for text, _ in stated.licences)
         purl = make_purl(KIND, "", core_metadata.normalised(stated.name), stated.version)
-        yield Package(KIND, stated.name, stated.version, purl, path, file.layer, licences=licences, files=_owned(path, files))
+        yield Package(
+            type=KIND,
+            name=stated.name,
+            version=stated.version,
+            purl=purl,
+            path=path,
+            layer=file.layer,
+            licences=licences,
+            files=_owned(path, files),
+            producer=stated.author or "",
+            contact=stated.contact or "",
+            needs=tuple((line,) for line in stated.requires),
+        )
 
 
 def _owned(path: str, files: Mapping[str, Text]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from airgap_images.contents.packages.package import Gap, Package, Release, Text, make_purl
+from airgap_images.contents.packages.package import Gap, Package, Release, Text, make_purl, party
 from manifests.paths import printable
 
 KIND = "rpm"
@@ -25,9 +25,12 @@ NAMESPACES = {"rhel": "redhat"}
 
 NAME, VERSION, RELEASE, EPOCH, LICENCE, ARCH, SOURCE = 1000, 1001, 1002, 1003, 1014, 1022, 1044
 DIRINDEXES, BASENAMES, DIRNAMES = 1116, 1117, 1118
+VENDOR, PACKAGER, URL, PROVIDES, REQUIRES = 1011, 1015, 1020, 1047, 1049
 _INT32, _STRING, _STRINGS, _I18N = 4, 6, 8, 9
 _ENTRY = struct.Struct(">IIiI")
-_WANTED = frozenset({NAME, VERSION, RELEASE, EPOCH, LICENCE, ARCH, SOURCE, DIRINDEXES, BASENAMES, DIRNAMES})
+_WANTED = frozenset(
+    {NAME, VERSION, RELEASE, EPOCH, LICENCE, ARCH, SOURCE, DIRINDEXES, BASENAMES, DIRNAMES, VENDOR, PACKAGER, URL, PROVIDES, REQUIRES}
+)
 Values = dict[int, list[Any]]
 
 
@@ -81,6 +84,8 @@ def _database(file: Text, release: Release) -> Iterator[Package]:
 
 def _package(found: Values, file: Text, release: Release) -> Package:
     name, version, build, licence, arch, source = (str(found.get(tag, [""])[0]) for tag in (NAME, VERSION, RELEASE, LICENCE, ARCH, SOURCE))
+    vendor, packager, url = (str(found.get(tag, [""])[0]) for tag in (VENDOR, PACKAGER, URL))
+    producer, mail = party(vendor or packager)
     epoch = str(found[EPOCH][0]) if found.get(EPOCH) else ""
     namespace = NAMESPACES.get(release.id, "opensuse" if release.id.startswith("opensuse") else release.id)
     qualifiers = {"arch": arch, "distro": release.distro, "epoch": epoch, "upstream": source}
@@ -95,6 +100,10 @@ def _package(found: Values, file: Text, release: Release) -> Package:
         source=source,
         licences=(licence,) if licence else (),
         files=tuple(_owned(found)),
+        producer=producer,
+        contact=url or mail,
+        needs=tuple((name,) for name in map(str, found.get(REQUIRES, ())) if name and not name.startswith("rpmlib(")),
+        provides=tuple(map(str, found.get(PROVIDES, ()))),
     )
 
 

@@ -1,0 +1,1 @@
+"""OSCAL 1.2.1: assessment results, a component definition of this tool, and a plan of action and milestones."""
