@@ -6,10 +6,12 @@ import bz2
 import collections
 import gzip
 import io
+import json
 import lzma
 import os
 import pickle
 import pickletools
+import random
 import struct
 import tarfile
 import zipfile
@@ -361,3 +363,23 @@ def test_whatever_pythons_unpicklers_call_is_found(unpickler, pieces):
         assert follow(io.BytesIO(raw)) == "pickle", raw
     if real.imported or whole:
         assert follow(io.BytesIO(b"\x80\x02" + raw)) == "pickle", raw
+
+
+@pytest.mark.parametrize("first", [first for first in range(256) if first >= 2])
+def test_weights_are_no_pickle_whatever_the_length_of_their_header_is(tmp_path, first):
+    """The first byte of a safetensors file is the low byte of a length, and so any opcode; random weights follow."""
+    header = json.dumps({"w": {"dtype": "U8", "shape": [60_000], "data_offsets": [0, 60_000]}}).encode()
+    for seed in range(3):
+        padded = header + b" " * ((first - len(header)) % 256)
+        begin = b"\nNR." if seed == 0 else b""  # what would be a call, had the length been a value
+        data = len(padded).to_bytes(8, "little") + padded + begin + random.Random(seed * 256 + first).randbytes(60_000 - len(begin))
+        assert data[0] == first
+        for check in ("pickles", "pickle_imports"):
+            assert trees.run(check, tmp_path / f"{check}{seed}", {"model.safetensors": data}).findings == ()
+
+
+def test_a_pickle_with_the_first_bytes_of_weights_is_found(tmp_path):
+    """`V` takes any text to the end of its line: the length of a header, its beginning, and then a program follows."""
+    body = b"V\0\0\0\0\0\0\0{" + b'"a"' + b"\n0cos\nsystem\n(S'id'\ntR."
+    assert [finding.severity for finding in trees.run("pickles", tmp_path / "1", {"pytorch_model.bin": body}).findings] == ["high"]
+    assert trees.run("pickle_imports", tmp_path / "2", {"pytorch_model.bin": body}).findings

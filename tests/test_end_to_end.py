@@ -105,13 +105,13 @@ def test_everything_on_the_isolated_side_runs_without_a_network(journey: Journey
         "proved", [("server", "good")],
     )  # fmt: skip
     desk.audit("inspect", "bundle", isolated=True)
-    installed = desk.audit("install", "bundle", "--policy", policy, "--store", store, "--json", isolated=True).json
+    installed = desk.audit("install", "bundle", "--policy", policy, "--store", store, "--json", isolated=True, code=5).json
     assert installed["changed"] is True
     (image,) = installed["receipt"]["images"]
     assert image["placements"] == []
     assert image["reason"]
-    desk.audit("check", "--store", store, isolated=True)
-    desk.audit("evidence", "--store", store, "--out", "evidence", isolated=True)
+    desk.audit("check", "--store", store, isolated=True, code=5)
+    desk.audit("evidence", "--store", store, "--out", "evidence", isolated=True, code=5)
     report = json.loads((desk.folder / "evidence" / "verification.json").read_text())
     assert (report["verdict"], report["drift"]["outcome"]) == ("proved", "as installed")
     purls = {item["purl"] for item in report["inventory"]["items"]}
@@ -119,7 +119,7 @@ def test_everything_on_the_isolated_side_runs_without_a_network(journey: Journey
     assert f"pkg:huggingface/acme/tiny@{journey.commit}" in purls
     assert any(purl and purl.startswith("pkg:oci/busybox@sha256") for purl in purls)
     subprocess.run(["sha256sum", "-c", "--strict", "--quiet", "SHA256SUMS"], cwd=desk.folder / "evidence", check=True)
-    again = desk.audit("install", "bundle", "--policy", policy, "--store", store, "--json", isolated=True).json
+    again = desk.audit("install", "bundle", "--policy", policy, "--store", store, "--json", isolated=True, code=5).json
     assert again["changed"] is False
     desk.audit("journal", "verify", "--store", store, isolated=True)
 
@@ -127,7 +127,7 @@ def test_everything_on_the_isolated_side_runs_without_a_network(journey: Journey
 def test_what_is_installed_works_without_a_network(journey: Journey) -> None:
     need_namespaces()
     desk = journey.desk
-    desk.audit("install", "bundle", "--policy", "policy.json", "--store", "store-used")
+    desk.audit("install", "bundle", "--policy", "policy.json", "--store", "store-used", code=5)
     current = desk.folder / "store-used" / "current"
     code = "import huggingface_hub as h; print(h.snapshot_download('acme/tiny', local_files_only=True))"
     environment = desk.env() | {"HF_HUB_CACHE": str(current / "tiny"), "HF_HUB_OFFLINE": "1"}
@@ -151,16 +151,16 @@ def test_the_image_runs_in_a_real_engine_under_the_registrys_digest(journey: Jou
         desk = Desk(journey.desk.folder, tuple(running.environment.items()))
         (desk.folder / "site.yaml").write_text("store: ./store-engine\nengine: docker\n")
         site = ("--site", "site.yaml")
-        installed = desk.audit("install", "bundle", "--policy", "policy.json", *site, "--json").json
+        installed = desk.audit("install", "bundle", "--policy", "policy.json", *site, "--json", code=5).json
         (image,) = installed["receipt"]["images"]
         raw = (journey.bundle / "blobs" / "sha256" / journey.digest.removeprefix("sha256:")).read_bytes()
         assert image["placements"][0]["id"] == json.loads(raw)["config"]["digest"]
         assert running.run(journey.image) == f"{images.GREETING}\n"
-        desk.audit("check", *site)
+        desk.audit("check", *site, code=5)
         running.docker("image", "rm", "--force", journey.image)
         assert "server" in desk.audit("check", *site, code=3).out
-        desk.audit("install", "bundle", "--policy", "policy.json", *site)
-        desk.audit("check", *site)
+        desk.audit("install", "bundle", "--policy", "policy.json", *site, code=5)
+        desk.audit("check", *site, code=5)
         desk.audit("uninstall", *site)
         assert running.images() == set()
 
@@ -185,7 +185,7 @@ def test_any_changed_byte_is_refused_and_named(journey: Journey, tmp_path: Path)
 
 def test_the_newer_serial_is_installed_and_the_older_then_refused_but_rollback_works(journey: Journey) -> None:
     desk, store = journey.desk, ("--store", "store-serials")
-    desk.audit("install", "bundle", "--policy", "policy.json", *store)
+    desk.audit("install", "bundle", "--policy", "policy.json", *store, code=5)
     shutil.copytree(journey.bundle, desk.folder / "next", ignore=shutil.ignore_patterns("signatures"))
     (desk.folder / "docs-only").mkdir(exist_ok=True)
     intent = "apiVersion: airgap/v1\nname: t\nstream: s\ncomponents:\n  - {name: docs, kind: path, path: ./docs}\n"
@@ -198,7 +198,7 @@ def test_the_newer_serial_is_installed_and_the_older_then_refused_but_rollback_w
     assert "already accepted 2" in refused.err
     assert "already accepted 2" in desk.audit("verify", "bundle", "--policy", "policy.json", "--state", "store-serials", code=3).err
     assert desk.audit("rollback", *store, "--json").json["generation"] == 1
-    desk.audit("check", *store)
+    desk.audit("check", *store, code=5)
     assert "already accepted 2" in desk.audit("install", "bundle", "--policy", "policy.json", *store, code=3).err
 
 
@@ -210,8 +210,8 @@ def test_kill_9_during_install_then_again_ends_the_same(journey: Journey) -> Non
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        desk.audit("install", "bundle", "--policy", "policy.json", "--store", store)
-        desk.audit("check", "--store", store)
+        desk.audit("install", "bundle", "--policy", "policy.json", "--store", store, code=5)
+        desk.audit("check", "--store", store, code=5)
         desk.audit("journal", "verify", "--store", store)
         generations = [name for name in os.listdir(desk.folder / store / "generations") if not name.startswith(".")]
         assert len(generations) == 1

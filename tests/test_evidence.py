@@ -26,7 +26,9 @@ from audit.verify.trust import Memory
 from manifests.errors import IntegrityError, SiteError, UsageError
 
 GOLDEN = Path(__file__).parent / "golden" / "evidence"
-SET = {"verification.json", "report.html", "sbom.cdx.json", "SHA256SUMS"}
+OF_PROVED = {"sbom.cdx.json", "sbom.spdx3.json", "sbom-quality.json", "approval.html", "files.csv", "licences.csv", "approvals.csv"}
+GRC = {"oscal-assessment-results.json", "oscal-component-definition.json", "oscal-poam.json", "results.hdf.json", "results.sarif.json"}
+SET = {"verification.json", "report.html", *OF_PROVED, *GRC, "controls.csv", "findings.csv", "SHA256SUMS"}
 FINDING = checks.Finding("pickles", "high", "mini", "x.bin", "a pickle", "remove it", "docs/checks.md#pickles")
 UNREAD = checks.NotAssessed("pickles", "mini", "y.bin", "too large")
 REMEMBERS = Memory(6, "0" * 64, NOW, 1)
@@ -112,7 +114,7 @@ def test_what_should_have_been_read_and_was_not_is_never_fine(tmp_path, case):
 def test_it_is_always_said_what_this_version_does_not_assess(assessment, bundle):
     said = topics(assessment)
     assert "Not assessed" in said["Vulnerabilities"]
-    assert "not judged" in said["Licences"]
+    assert "Nobody read sources or terms" in said["Licences"]
     assert said["Container images"] == "Seen inside and not read by this version: server: 1 Lua rocks."
     assert "Not compared" in said["What is installed"]
     texts = [entry.text for entry in assessment.not_checked]
@@ -203,6 +205,7 @@ def test_check_results_are_the_same_value_in_any_order():
         "remedy": "remove it",
         "doc": "docs/checks.md#pickles",
         "waivable": True,
+        "about": "",
     }
     assert value["checks"][1]["notAssessed"] == [{"id": "pickles", "component": "mini", "path": "y.bin", "reason": "too large"}]
 
@@ -223,7 +226,7 @@ def test_it_writes_the_set_with_its_sums(tmp_path, assessment):
     out = tmp_path / "deep" / "evidence"
     assert {path.name for path in write(out, assessment)} == SET == set(snapshot(out))
     assert whole(out)
-    assert (out / "SHA256SUMS").read_text().count("\n") == 3
+    assert (out / "SHA256SUMS").read_text().count("\n") == len(SET) - 1
     assert "verification.json" in (out / "report.html").read_text()
 
 
@@ -239,7 +242,7 @@ def test_its_own_output_is_replaced_and_a_refusal_leaves_no_sbom_behind(tmp_path
     write(tmp_path, assessment)
     assert snapshot(tmp_path) == first
     write(tmp_path, evidence.refusing())
-    assert set(snapshot(tmp_path)) == SET - {"sbom.cdx.json"}
+    assert set(snapshot(tmp_path)) == SET - OF_PROVED
     assert whole(tmp_path)
 
 

@@ -119,7 +119,8 @@ def test_the_evidence_has_the_same_facts(tmp_path):
     bundle = made.verified(made.rich(tmp_path / "b"))
     stamped = replace(bundle.signatures[0], time=NOW, notes=("a note on it",))
     found = replace(bundle, signatures=(stamped, *bundle.signatures[1:]))
-    assessment = proved(found, (), made.assessed(bundle).proof.gate, memory=None, drift=None, place="x", tool=("t", "1"), now=NOW)
+    proof = made.assessed(bundle).proof
+    assessment = proved(found, (), proof.gate, inventory=proof.inventory, memory=None, drift=None, place="x", tool=("t", "1"), now=NOW)
     value, page = json.loads(verification_json(assessment)), html(assessment).decode()
     assert value["signatures"] == [signature.as_json for signature in found.signatures]
     assert [(step["step"], step["outcome"]) for step in value["steps"]] == [*((number, "passed") for number in range(1, 7)), (7, "not judged"), (8, "not begun")]

@@ -92,8 +92,8 @@ def test_who_published_is_proven_again_without_any_network(world):
     assert (world.desk.folder / "bundle.lock.json").read_bytes() == before
     said = world.desk.audit("verify", "b", "--policy", "policy.json", isolated=True)
     assert "wheels in gw: attestations of the index: 2 good" in said.out
-    world.desk.audit("install", "b", "--policy", "policy.json", "--store", "store", isolated=True)
-    world.desk.audit("evidence", "b", "--policy", "policy.json", "--out", "evidence", isolated=True)
+    world.desk.audit("install", "b", "--policy", "policy.json", "--store", "store", isolated=True, code=5)
+    world.desk.audit("evidence", "b", "--policy", "policy.json", "--out", "evidence", isolated=True, code=5)
     kept = json.loads((world.desk.folder / "evidence" / "verification.json").read_text())
     assert {verdict["result"] for verdict in kept["upstream"]} == {"good"}
 

@@ -5,6 +5,7 @@ It is laid out as ``bundler.build`` lays bundles out, without fetching. The keys
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -26,6 +27,7 @@ from airgap_images.oci import IMAGE_MANIFEST, Descriptor, Digest
 from audit import checks
 from audit.evidence.assessment import Assessment, proved, refused
 from audit.evidence.cyclonedx import cyclonedx
+from audit.evidence.inventory import take
 from audit.evidence.report import html
 from audit.evidence.verification import verification_json
 from audit.signers import file as keys
@@ -69,11 +71,14 @@ def pem(name: str) -> str:
 
 
 def wheel(name: str, version: str, *headers: str) -> bytes:
-    """Return a wheel that holds only its METADATA."""
+    """Return a wheel that holds only its METADATA and its RECORD."""
     lines = ("Metadata-Version: 2.4", f"Name: {name}", f"Version: {version}", *headers, "", "A description.\n")
+    info, metadata = f"{name}-{version}.dist-info", "\n".join(lines).encode()
+    digest = base64.urlsafe_b64encode(hashlib.sha256(metadata).digest()).rstrip(b"=").decode()
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr(zipfile.ZipInfo(f"{name}-{version}.dist-info/METADATA", (2026, 1, 1, 0, 0, 0)), "\n".join(lines))
+        for path, data in {f"{info}/METADATA": metadata, f"{info}/RECORD": f"{info}/METADATA,sha256={digest},{len(metadata)}\n".encode()}.items():
+            archive.writestr(zipfile.ZipInfo(path, (2026, 1, 1, 0, 0, 0)), data)
     return out.getvalue()
 
 
@@ -293,7 +298,7 @@ def assessed(
 ) -> Assessment:
     ran = results() if found is None else found
     gate = checks.gate(ran, {})
-    return proved(bundle, ran, gate, memory=memory, drift=drift, upstream=upstream, place="/media/usb/bundle", tool=TOOL, now=NOW)
+    return proved(bundle, ran, gate, inventory=take(bundle), memory=memory, drift=drift, upstream=upstream, place="/media/usb/bundle", tool=TOOL, now=NOW)
 
 
 def refusal() -> RefusedError:
