@@ -24,7 +24,8 @@ from bundler import render
 from bundler.policies import upstream_cli as policies
 from manifests.diff import diff as compare
 from manifests.errors import AirgapError, IntegrityError, UsageError
-from manifests.lock import Lock
+from manifests.intent import Quantization, Serving
+from manifests.lock import Lock, Target
 from manifests.policy import Policy
 from manifests.publickey import canonical_pem
 
@@ -34,12 +35,15 @@ if TYPE_CHECKING:
 
     from audit.signers import file as keys
     from bundler import identity as identities
-    from bundler import model_signatures, resolve, sign, signers, timestamp
+    from bundler import model_signatures, resolve, sign, signers, sizing, timestamp
+    from manifests import costs, yamlfile
     from manifests import intent as intents
+    from manifests.costs import Prices
 else:
     keys, resolve, sign, intents = map(lazily, ("audit.signers.file", "bundler.resolve", "bundler.sign", "manifests.intent"))
     signers, identities, model_signatures = map(lazily, ("bundler.signers", "bundler.identity", "bundler.model_signatures"))
-    timestamp = lazily("bundler.timestamp")
+    timestamp, sizing = map(lazily, ("bundler.timestamp", "bundler.sizing"))
+    costs, yamlfile = map(lazily, ("manifests.costs", "manifests.yamlfile"))
     resources, ssl = map(lazily, ("importlib.resources", "ssl"))
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Build signed offline bundles of LLM platforms.")
@@ -57,7 +61,6 @@ IdentityTokenFile = Annotated[
 ]
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 NOT_PLANNED = (
-    "whether the models fit the GPUs: this version does not size them",
     "whether what upstream says of container images is good: it is collected here, and a policy judges it",
     "known vulnerabilities: `build` compares what is carried with the data that a component of kind `osv` brings",
 )
@@ -86,15 +89,30 @@ def schema(as_json: Json = False) -> Report:
 @app.command()
 @command
 def plan(
-    path: IntentFile,
+    path: Annotated[Path, typer.Argument(metavar="BUNDLE.YAML", help="What to carry.")] = Path("bundle.yaml"),
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the bundle would be built.")] = Path("bundle"),
     cache: CacheFolder = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="Size a model of the catalog; no file is read.")] = None,
+    hardware: Annotated[bool, typer.Option("--hardware", help="Show every accelerator of the table.")] = False,
+    context: Annotated[int | None, typer.Option("--context", min=1, help="Tokens of one request; else as `serving` says.")] = None,
+    concurrency: Annotated[int | None, typer.Option("--concurrency", min=1, help="Requests at once; else as `serving` says.")] = None,
+    quantization: Annotated[Quantization | None, typer.Option("--quantization", help="Number type of the weights.")] = None,
+    prices: Annotated[Path | None, typer.Option("--prices", metavar="FILE", help="YAML with your prices; shows what tokens cost.")] = None,
     as_json: Json = False,
 ) -> Report:
-    """Show what a bundle would hold and take, without fetching what is large."""
-    lock = _resolve(path, _known(_lock_path(path)), cache)
+    """Show what a bundle would hold and take, and which accelerators its models fit, without fetching what is large."""
+    changed = {"max_model_len": context, "concurrency": concurrency, "quantization": quantization}
+    asked = {name: value for name, value in changed.items() if value is not None}
+    if model is not None:
+        serving = Serving.model_validate(asked)
+        return render.fitted(sizing.known(sizing.named(model), serving, Target()), serving, _prices(prices))
+    intent, _ = intents.load(path)
+    lock, serving = _resolve(path, _known(_lock_path(path)), cache), intent.serving.model_copy(update=asked)
+    around = sizing.Around(path.absolute().parent, _cache(cache), _client(), _registries())
+    found = sizing.sized(lock.components, serving, lock.target, around)
     home = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
-    return render.planned(lock, shutil.disk_usage(home).free, out, NOT_PLANNED)
+    planned = render.planned(lock, shutil.disk_usage(home).free, out, NOT_PLANNED)
+    return render.with_models(planned, found, serving, _prices(prices), every=hardware)
 
 
 @app.command("lock")
@@ -257,6 +275,10 @@ def _resolve(path: Path, previous: Lock | None, cache: Path | None) -> Lock:
             environment=os.environ,
         )
         return resolve.resolve(intent, document, previous, around)
+
+
+def _prices(path: Path | None) -> Prices | None:
+    return yamlfile.load(path).validate(costs.Prices) if path else None
 
 
 def _policy(path: Path | None, stream: str) -> Policy | None:

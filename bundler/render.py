@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from audit import checks
 from audit.terminal import Report, human, table
 from audit.vulnerabilities.feeds import KIND as OSV
+from bundler import sizing_words
 from bundler.build import Built
 from manifests.diff import Difference
 from manifests.lock import Lock, LockedComponent
@@ -17,6 +18,11 @@ from manifests.paths import printable
 if TYPE_CHECKING:
     from bundler.model_signatures import ModelsSigned
     from bundler.sign import Signed, Standing
+    from bundler.sizing import Sized, Unsized
+    from manifests.costs import Prices
+    from manifests.intent import Serving
+
+    Models = tuple[Sized | Unsized, ...]
 
 MAX_CHANGES = 40  # differences shown to people; --json has all
 EVIDENCE = {
@@ -55,6 +61,26 @@ def planned(lock: Lock, free: int, out: Path, unknown: Iterable[str]) -> Report:
     listed = [_component(component) for component in lock.components]
     data = {"components": listed, "size": lock.size, "free": free, "fits": fits, "notAssessed": notes}
     return Report(data, "\n".join(lines), 0 if fits else 1)
+
+
+def with_models(planned: Report, found: Models, serving: Serving, prices: Prices | None, *, every: bool) -> Report:
+    """Add to a plan which accelerators its models fit; one that will not run there ends with exit code 4."""
+    lines, listed, unknown = sizing_words.told(found, every=every)
+    cost = sizing_words.costs(serving, prices, found) if prices else sizing_words.NO_COSTS
+    notes = [*unknown, *([sizing_words.NOTHING_MEASURED] if found else []), *cost.unknown]
+    before, mark, after = planned.text.partition("\n\nnot assessed:")
+    text = "\n".join([before, *lines, *cost.lines]) + mark + after + "".join(f"\n  - {note}" for note in notes)
+    data = {**planned.data, **cost.data, "models": listed, "notAssessed": [*planned.data["notAssessed"], *notes]}
+    return Report(data, text, planned.exit_code or (0 if sizing_words.fits(found) else 4))
+
+
+def fitted(found: Sized, serving: Serving, prices: Prices | None) -> Report:
+    """Tell which accelerators a model of the catalog fits."""
+    lines, listed, unknown = sizing_words.told((found,), every=True)
+    cost = sizing_words.costs(serving, prices, (found,)) if prices else sizing_words.NO_COSTS
+    notes = [*unknown, sizing_words.NOTHING_MEASURED, *cost.unknown]
+    text = "\n".join([*lines, *cost.lines, "", "not assessed:", *(f"  - {note}" for note in notes)]).strip()
+    return Report({**cost.data, "models": listed, "notAssessed": notes}, text)
 
 
 def built(result: Built, out: Path) -> Report:

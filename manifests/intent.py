@@ -11,13 +11,23 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from manifests import canonical, yamlfile
 from manifests.lock import Frozen, Kind, Name, Profile, Target, Uri
 
+Quantization = Literal["bf16", "fp16", "fp8", "int8", "fp4", "int4"]
+
 
 class Serving(Frozen):
-    """How the models will be served; read by sizing."""
+    """How the models will be served, and for how many; read by sizing."""
 
     max_model_len: int | None = Field(default=None, ge=1, description="context length in tokens")
     concurrency: int | None = Field(default=None, ge=1, description="requests served at once")
-    quantization: Literal["bf16", "fp16", "fp8", "int8", "fp4", "int4"] | None = None
+    quantization: Quantization | None = Field(
+        default=None, description="number type that weights are served in; as they are stored when absent"
+    )
+    kv_cache: Literal["bf16", "fp8"] | None = Field(default=None, description="number type of the KV cache; 16 bit when absent")
+    requests_per_second: float | None = Field(default=None, gt=0, le=1e6, strict=False, description="at the 95th percentile")
+    output_tokens: int | None = Field(default=None, ge=1, le=1_000_000, description="of one request; 400 when absent")
+    tokens_per_second: float | None = Field(
+        default=None, gt=0, le=1e9, strict=False, description="what you measured that one such group of accelerators writes"
+    )
 
 
 class Checks(Frozen):

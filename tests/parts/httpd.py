@@ -225,21 +225,22 @@ def _short(handler: BaseHTTPRequestHandler, status: int, headers: dict[str, str]
 
 def _serve(server: Server, handler: BaseHTTPRequestHandler, route: Route, request: Request) -> None:
     size, start = len(route.body), 0
-    asked = re.fullmatch(r"bytes=(\d+)-", request.headers.get("range", ""))
+    end = size
+    asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", ""))
     tag = request.headers.get("if-range")
     ranged = bool(asked) and route.ranges and (tag is None or tag == route.headers.get("ETag"))
     if asked and ranged:
-        start = int(asked[1])
+        start, end = int(asked[1]), min(size, int(asked[2]) + 1) if asked[2] else size
         if start >= size:
             _short(handler, 416, {"Content-Range": f"bytes */{size}"}, b"")
             return
     handler.send_response(206 if ranged else 200)
     if ranged:
-        handler.send_header("Content-Range", route.content_range or f"bytes {start}-{size - 1}/{size}")
+        handler.send_header("Content-Range", route.content_range or f"bytes {start}-{end - 1}/{size}")
     if route.framing == "chunked":
         handler.send_header("Transfer-Encoding", "chunked")
     elif route.framing == "length" and not route.endless:
-        handler.send_header("Content-Length", str(size - start if route.length is None else route.length))
+        handler.send_header("Content-Length", str(end - start if route.length is None else route.length))
     else:
         handler.close_connection = True
         handler.send_header("Connection", "close")
@@ -247,11 +248,11 @@ def _serve(server: Server, handler: BaseHTTPRequestHandler, route: Route, reques
         handler.send_header(key, value)
     handler.end_headers()
     if handler.command != "HEAD":
-        _body(server, handler, route, request, start)
+        _body(server, handler, route, request, range(start, end))
 
 
-def _body(server: Server, handler: BaseHTTPRequestHandler, route: Route, request: Request, start: int) -> None:
-    at, size = start, len(route.body)
+def _body(server: Server, handler: BaseHTTPRequestHandler, route: Route, request: Request, part: range) -> None:
+    at, size = part.start, part.stop
     cut = route.drop_after if route.drops > 0 else None
     while at < size or route.endless:
         left = size - at % size if route.endless else size - at
