@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from airgap_images.oci import Digest
-from audit import feed_cli, memory_cli
+from audit import feed_cli, memory_cli, repository_cli
 from audit.memory_cli import Now, SiteFile, StateFolder, StoreFolder, moment, site_of
 from audit.terminal import Comparing, Hashing, Json, Report, command, emit, lazily, note, secret
 from audit.verify import pinned
@@ -47,6 +47,7 @@ app.add_typer(journals, name="journal")
 app.add_typer(memory_cli.policies, name="policy")
 app.add_typer(memory_cli.memories, name="state")
 app.add_typer(feed_cli.feeds, name="feed")
+app.add_typer(repository_cli.repositories, name="repository")
 
 Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle folder, or a store.")]
 OneOf = Annotated[str | None, typer.Option("--bundle", metavar="DIGEST", help="Which bundle of a store; the newest when absent.")]

@@ -37,15 +37,15 @@ class UnreadableError(Exception):
     """Why a Debian package could not be read."""
 
 
-def read(layout: Layout, file: TreeFile) -> Package:
-    """Return what a package states; raises UnreadableError, or IntegrityError if the blob is gone."""
+def read(layout: Layout, file: TreeFile, release: Release | None = None) -> Package:
+    """Return what a package states; ``release`` is the system it is of. Raises UnreadableError, or IntegrityError if the blob is gone."""
     with os.fdopen(layout.open(file.digest, file.size), "rb") as raw:
         packed = _member(raw)
     try:
         text = _control(_unpacked(packed))
     except (AirgapError, lzma.LZMAError) as error:
         raise UnreadableError(f"its control archive cannot be read: {printable(str(error), 120)}") from None
-    found = dpkg.control(Text(f"{file.path}/control", text, file.digest.hex), Release())
+    found = dpkg.control(Text(f"{file.path}/control", text, file.digest.hex), release or Release())
     if found is None:
         raise UnreadableError("its control file has no Package or no Version")
     return found

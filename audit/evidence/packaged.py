@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from airgap_images.bundle import TreeFile
-from airgap_images.contents.packages.package import Package
+from airgap_images.contents.packages.package import Package, Release
 from airgap_images.layout import Layout
 from audit.evidence import addresses, charts, debs, licence_texts, wheels
 from audit.evidence.charts import Chart
@@ -34,9 +34,11 @@ class Packaged:
 def read(layout: Layout, content: Content) -> Iterator[Packaged]:
     """Yield the packages among the files of a tree; one that cannot be read says so."""
     pins = {pin.path: pin for pin in content.locked.files} if content.locked else {}
+    system, _, version = content.facts.get("distro", "").partition("-")
+    release = Release(system, version) if content.component.kind == "apt" else Release()
     for file in content.files:
         reader = next((reader for ending, reader in READERS.items() if file.path.endswith(ending)), None)
-        found = reader(layout, file, _bare(content, file, pins)) if reader else None
+        found = reader(layout, file, _bare(content, file, pins), release) if reader else None
         if found:
             yield found
 
@@ -66,7 +68,7 @@ def _unreadable(item: Item, reason: str) -> Packaged:
     return Packaged(replace(item, coverage=Coverage("unreadable", reason)))
 
 
-def _wheel(layout: Layout, file: TreeFile, bare: Item) -> Packaged:
+def _wheel(layout: Layout, file: TreeFile, bare: Item, _release: Release) -> Packaged:
     named = wheels.from_filename(file.path)
     if named is None:
         return _unreadable(bare, "its file name is not that of a wheel")
@@ -91,9 +93,9 @@ def _wheel(layout: Layout, file: TreeFile, bare: Item) -> Packaged:
     return Packaged(item, lines=stated.requires)
 
 
-def _deb(layout: Layout, file: TreeFile, bare: Item) -> Packaged:
+def _deb(layout: Layout, file: TreeFile, bare: Item, release: Release) -> Packaged:
     try:
-        package = debs.read(layout, file)
+        package = debs.read(layout, file, release)
     except (debs.UnreadableError, AirgapError) as error:
         return _unreadable(bare, str(error))
     facts = {"type": package.type, "arch": package.arch, "source": package.source}
@@ -111,7 +113,7 @@ def _deb(layout: Layout, file: TreeFile, bare: Item) -> Packaged:
     return Packaged(item, package=package)
 
 
-def _chart(layout: Layout, file: TreeFile, bare: Item) -> Packaged | None:
+def _chart(layout: Layout, file: TreeFile, bare: Item, _release: Release) -> Packaged | None:
     try:
         chart = charts.read(layout, file)
     except (charts.UnreadableError, AirgapError) as error:
@@ -136,4 +138,4 @@ def of_chart(bare: Item, chart: Chart) -> Item:
     )
 
 
-READERS: dict[str, Callable[[Layout, TreeFile, Item], Packaged | None]] = {".whl": _wheel, ".deb": _deb, ".tgz": _chart}
+READERS: dict[str, Callable[[Layout, TreeFile, Item, Release], Packaged | None]] = {".whl": _wheel, ".deb": _deb, ".tgz": _chart}

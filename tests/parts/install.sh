@@ -2,7 +2,7 @@
 # Installs the real parts that the tests drive. Where it cannot (no Debian, not root) it says so, and the tests that need a
 # missing part are skipped with the reason; with CI=true that is a failure instead.
 set -eu
-needed="docker.io containerd runc podman crun conmon rpm zstd docker-registry skopeo umoci jq openssl softhsm2 opensc curl nginx-light iproute2 strace util-linux busybox-static e2fsprogs"
+needed="gnupg debootstrap docker.io containerd runc podman crun conmon rpm zstd docker-registry skopeo umoci jq openssl softhsm2 opensc curl nginx-light iproute2 strace util-linux busybox-static e2fsprogs"
 command -v npm >/dev/null || needed="$needed nodejs npm" # of whatever source, where there is one
 missing=""
 for package in $needed; do
