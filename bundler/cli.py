@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from importlib import resources
 
     from audit.signers import file as keys
+    from bundler import catalog as catalogs
     from bundler import identity as identities
     from bundler import model_signatures, resolve, sign, signers, sizing, timestamp
     from manifests import costs, yamlfile
@@ -43,7 +44,7 @@ else:
     keys, resolve, sign, intents = map(lazily, ("audit.signers.file", "bundler.resolve", "bundler.sign", "manifests.intent"))
     signers, identities, model_signatures = map(lazily, ("bundler.signers", "bundler.identity", "bundler.model_signatures"))
     timestamp, sizing = map(lazily, ("bundler.timestamp", "bundler.sizing"))
-    costs, yamlfile = map(lazily, ("manifests.costs", "manifests.yamlfile"))
+    costs, yamlfile, catalogs = map(lazily, ("manifests.costs", "manifests.yamlfile", "bundler.catalog"))
     resources, ssl = map(lazily, ("importlib.resources", "ssl"))
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Build signed offline bundles of LLM platforms.")
@@ -69,13 +70,23 @@ NOT_PLANNED = (
 @app.command()
 @command
 def init(
-    path: Annotated[Path, typer.Argument(metavar="BUNDLE.YAML", help="File to write.")] = Path("bundle.yaml"), as_json: Json = False
+    path: Annotated[Path, typer.Argument(metavar="BUNDLE.YAML", help="File to write.")] = Path("bundle.yaml"),
+    stack: Annotated[str | None, typer.Option("--from", metavar="STACK", help="A stack of the catalog, or parts joined by +.")] = None,
+    as_json: Json = False,
 ) -> Report:
     """Write a first bundle.yaml to edit."""
     if path.exists():
         raise UsageError(f"{path}: exists already", hint="name another file; nothing is overwritten")
-    write_atomic(path, resources.files("bundler").joinpath("templates/bundle.yaml").read_bytes())
+    plain = resources.files("bundler").joinpath("templates/bundle.yaml").read_bytes()
+    write_atomic(path, catalogs.intent(catalogs.named(stack)).encode() if stack else plain)
     return Report({"written": str(path)}, f"{path}: written; edit it, then `airgap-bundle lock {path}`")
+
+
+@app.command()
+@command
+def catalog(as_json: Json = False) -> Report:
+    """List ready-made stacks and their parts: what `init --from` takes."""
+    return render.catalog(tuple(catalogs.stacks().values()), tuple(catalogs.parts().values()), catalogs.as_of())
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from manifests.lock import Lock, LockedComponent
 from manifests.paths import printable
 
 if TYPE_CHECKING:
+    from bundler.catalog import Part, Stack
     from bundler.model_signatures import ModelsSigned
     from bundler.sign import Signed, Standing
     from bundler.sizing import Sized, Unsized
@@ -49,6 +51,16 @@ def locked(lock: Lock, path: Path, changes: tuple[Difference, ...], *, written: 
     state = "written" if written else "unchanged"
     lines += ["", f"{path}: {state}; {human(lock.size)} in {len(lock.components)} components"]
     return Report({"lock": str(path), "state": state, "size": lock.size, "changes": differences(changes)}, "\n".join(lines))
+
+
+def catalog(stacks: tuple[Stack, ...], parts: tuple[Part, ...], day: str) -> Report:
+    """List the catalog: what there is, for what, and which of it was resolved."""
+    ready = ((stack.id, stack.title, " + ".join(stack.parts)) for stack in stacks)
+    rows = ((part.id, part.fills, part.stack, "yes" if part.resolved else "no", part.title) for part in parts)
+    lines = [table([("stack", "what it is", "parts"), *ready]), "", table([("part", "fills", "for", "resolved", "what it is"), *rows])]
+    lines += ["", f"by the catalog of {day}; `resolved`: whether it was, then"]
+    data = {"asOf": day, "stacks": [asdict(stack) for stack in stacks], "parts": [asdict(part) for part in parts]}
+    return Report(data, "\n".join(lines))
 
 
 def planned(lock: Lock, free: int, out: Path, unknown: Iterable[str]) -> Report:
