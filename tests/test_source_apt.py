@@ -90,6 +90,13 @@ def test_what_is_not_there_is_said(desk, made, packages, says):
     assert not (desk.folder / "bundle.lock.json").exists()
 
 
+@pytest.mark.parametrize("mirror", ["http://user:secret@a.example/debian", "ftp://a.example/debian", "http://a.example/debian?token=secret", "http://a.example/x y"])
+def test_a_mirror_is_a_plain_address_without_secrets(desk, mirror):
+    path = desk.write_intent(f"name: debs, kind: apt, suite: {SUITE}, mirror: '{mirror}', packages: [app]")
+    done = desk.bundle("lock", path, code=2)
+    assert "components.0.mirror" in done.err
+
+
 def test_an_archive_signed_by_a_stranger_is_refused(desk, made):
     made.publish(user="stranger@example.org")
     refused(desk, made, "is not what the keyring vouches for")
@@ -202,6 +209,25 @@ def asked(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     }  # fmt: skip
     listed = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
     return subprocess.run(["unshare", "-n", "apt-get", *listed, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_a_flat_repository_is_carried_and_accepted_too(desk, made, tmp_path):
+    """As NVIDIA publishes CUDA: no `dists`, the index beside the packages."""
+    made.publish_flat()
+    path = desk.write_intent(f"name: debs, kind: apt, suite: /, mirror: '{made.mirror}/flat', keyring: '{made.keyring}', packages: [app]")
+    desk.bundle("lock", path)
+    component = Lock.load(desk.folder / "bundle.lock.json").components[0]
+    assert [pin.path for pin in component.files if not pin.path.endswith(".deb")] == ["Packages.xz", "keyring.gpg"]
+    assert {inline.path for inline in component.inline} == {"InRelease", "repository.json"}
+    desk.trust()
+    desk.bundle("build", "bundle.lock.json", "--out", "bundle")
+    desk.sign("bundle")
+    desk.audit("install", "bundle", "--policy", "policy.json", "--store", "store", code=5)
+    desk.audit("repository", "add", "debs", "--store", "store", "--out", tmp_path / "airgap-debs.sources")
+    updated = asked(tmp_path, "update")
+    assert updated.returncode == 0, updated.stderr
+    found = asked(tmp_path, "--yes", "--no-install-recommends", "--download-only", "install", "app")
+    assert found.returncode == 0, found.stderr
 
 
 def test_the_evidence_lists_every_package_with_its_system(desk, made, installed):

@@ -47,7 +47,7 @@ class Options(Frozen):
     suite: Suite | tuple[Suite, ...] = Field(description="such as bookworm, or a list; a path that ends in / is a flat repository")
     components: tuple[Word, ...] = Field(default=("main",), min_length=1, strict=False, description="such as main")
     mirror: str | None = Field(
-        default=None, max_length=500, pattern=r"^https?://[^\s'\"]+$", description="as this machine's own sources say when absent"
+        default=None, max_length=500, pattern=r"^https?://[^\s'\"@?#]+$", description="as this machine's own sources say when absent"
     )
     keyring: str | None = Field(
         default=None, max_length=4096, description="file of the keys its Release must be signed by; Debian's when absent"
@@ -136,7 +136,7 @@ def _component(name: str, role: str | None, options: Options, archive: Archive, 
 def _deb(name: str, mirror: str, deb: Deb) -> Pin:
     if not deb.url.startswith(f"{mirror}/"):
         raise IntegrityError(f"{name}: {printable(deb.url)} is not below the mirror", hint="name a mirror that has its packages itself")
-    path = check_relative(unquote(deb.url.removeprefix(f"{mirror}/")), name)
+    path = check_relative(re.sub(r"^(?:\./)+", "", unquote(deb.url.removeprefix(f"{mirror}/"))), name)  # flat ones say ./NAME
     found = _NAMED.fullmatch(unquote(deb.name))
     stated = {"package": found[1], "version": found[2], "architecture": found[3]} if found else {}
     return Pin(path=path, url=deb.url, size=deb.size, sha256=deb.sha256, evidence=stated)

@@ -97,6 +97,20 @@ class Archive:
                 self.serve(path.replace("+", plus), raw)
         return signed
 
+    def publish_flat(self) -> None:
+        """Serve the same packages as a flat repository below ``flat/``."""
+        plain = self.index().replace(b"Filename: pool/", b"Filename: ./pool/")
+        files = {"Packages": plain, "Packages.xz": lzma.compress(plain)}
+        lines = ["Origin: Vendor", f"Date: {format_datetime(NOW - timedelta(days=30), usegmt=True)}", "SHA256:"]
+        lines += [f" {hashlib.sha256(raw).hexdigest()} {len(raw)} {path}" for path, raw in files.items()]
+        signed = self.gpg("--local-user", self.user, "--clearsign", "--digest-algo", "SHA512", data="\n".join([*lines, ""]).encode())
+        for path, raw in {"InRelease": signed, **files}.items():
+            self.serve(f"flat/{path}", raw)
+        for path, (_, raw) in self.packages.items():
+            for plus in ("+", "%2b", "%2B"):
+                self.serve(f"flat/{path.replace('+', plus)}", raw)
+                self.serve(f"flat/./{path.replace('+', plus)}", raw)
+
     def serve(self, path: str, raw: bytes) -> None:
         self.server.serve(f"/debian/{path}", raw)
 
