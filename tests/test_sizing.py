@@ -212,6 +212,19 @@ def test_more_accelerators_never_need_more_on_each(name, count):
     assert twice.cache <= here.cache
 
 
+def test_something_is_kept_free_on_each():
+    found = sizing.fit(shape(LLAMA.config), 0, Load(1, 1), GPUS["h200-141gb"], 1)
+    assert found.reserve == sizing.RUNTIME + 8192 * (4 * 8192 + 2 * 28672) * 2
+    assert found.needed == found.weights + found.cache + found.reserve
+
+
+def test_tensor_parallelism_divides_the_heads_and_pipelines_take_the_rest():
+    seven = next(model for model in hardware.models() if model.id == "qwen2.5-7b")
+    found = sizing.fit(shape(seven.config), 1, LOAD, GPUS["h200-141gb"], 8)
+    assert (found.tensor, found.pipeline) == (4, 2), "28 heads cannot be divided by eight"
+    assert (sizing.fit(shape(LLAMA.config), 1, LOAD, GPUS["h200-141gb"], 16).tensor) == 8, "no further than one machine"
+
+
 # ------------------------------------------------------------------------------------------------------------- headers of weights
 
 
@@ -243,6 +256,8 @@ def test_only_headers_are_read(ranges, pad):
         assert (found.count, found.size, found.files) == (500_010, 1_000_040, 1)
         if ranges:
             assert server.sent("/m.safetensors") <= 2 * FIRST + pad + 1000
+        else:
+            assert server.sent("/m.safetensors") < 48 << 20, "a server that ignores the range is left when there is enough"
         assert server.sent("/README.md") == 0
 
 
@@ -307,6 +322,15 @@ def test_a_plan_says_that_it_will_not_run_there(tmp_path):
     long = json.dumps(config(num_hidden_layers=9999)).encode()
     refused = planned(tmp_path / "b", "{model: h100-80gb-sxm, count: 1}", files={"config.json": long, "w.safetensors": blob(TWO, 1_000_040)}, code=4)
     assert refused["models"][0]["asked"]["fits"] is False
+
+
+def test_weights_that_are_quantised_already_are_counted_as_stored(tmp_path):
+    stored = blob({"a": {"dtype": "F8_E4M3", "shape": [1000], "data_offsets": [0, 1000]}}, 1000)
+    packed = json.dumps(config(quantization_config={"quant_method": "awq"})).encode()
+    for at, (text, kind) in enumerate({json.dumps(LLAMA.config).encode(): "fp8", packed: "fp8"}.items()):
+        (tmp_path / str(at)).mkdir()
+        data = planned(tmp_path / str(at), "{model: h200-141gb}", files={"config.json": text, "w.safetensors": stored})
+        assert (data["models"][0]["quantization"], data["models"][0]["weightsBytes"]) == (kind, 1000)
 
 
 @pytest.mark.parametrize(("gpu", "says"), [("{model: voodoo}", "is not in the table"), ("{model: groq-lpu}", "not servable"), ("{model: h200-141gb, count: 0}", "is not a number")])

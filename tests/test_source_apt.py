@@ -191,6 +191,12 @@ def test_apt_accepts_it_without_a_network(desk, installed, tmp_path):
     assert found.returncode == 0, found.stderr
     for name in ("app", "lib", "tool"):
         assert asked(tmp_path, "--print-uris", "--yes", "install", name).stdout
+    release = installed / "current" / "debs" / "dists" / SUITE / "InRelease"
+    text = release.read_bytes()
+    release.unlink()
+    release.write_bytes(text.replace(b"Origin: Debian", b"Origin: Nobody"))
+    assert asked(tmp_path, "update").returncode != 0, "apt proves the signature of the archive itself"
+    release.write_bytes(text)
     (deb,) = (installed / "current" / "debs" / "pool").rglob("tool_1_amd64.deb")
     deb.unlink()
     deb.write_bytes(b"!<arch>\nswapped")
@@ -228,6 +234,20 @@ def test_a_flat_repository_is_carried_and_accepted_too(desk, made, tmp_path):
     assert updated.returncode == 0, updated.stderr
     found = asked(tmp_path, "--yes", "--no-install-recommends", "--download-only", "install", "app")
     assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize("days", [None, 3])
+def test_apt_is_told_not_to_check_an_end_that_passes_inside(desk, made, tmp_path, days):
+    made.publish(days=days)
+    locked(desk, made)
+    desk.trust()
+    desk.bundle("build", "bundle.lock.json", "--out", "bundle")
+    desk.sign("bundle")
+    desk.audit("install", "bundle", "--policy", "policy.json", "--store", "store", code=5)
+    shown = desk.audit("repository", "show", "debs", "--store", "store", "--json").json
+    assert ("Check-Valid-Until: no" in shown["sources"]) == shown["expires"] == (days is not None)
+    assert f"Signed-By: {desk.folder}/store/current/debs/keyring.gpg" in shown["sources"]
+    assert "Trusted" not in shown["sources"]
 
 
 def test_the_evidence_lists_every_package_with_its_system(desk, made, installed):
