@@ -9,36 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-from pydantic import Field, StringConstraints
 
 from airgap_images.layout import read_regular, write_atomic
 from audit.install.store import CURRENT, Store
 from manifests import canonical
 from manifests.errors import SiteError, UsageError
-from manifests.lock import Frozen, parse_model
+from manifests.lock import parse_model
 from manifests.paths import NAME, printable
+from manifests.repository import ABOUT, KEYRING, About
 
-ABOUT, KEYRING = "repository.json", "keyring.gpg"
 MAX_ABOUT = 1 << 20  # bytes
 FOLDER = Path("/etc/apt/sources.list.d")
-Suite = Annotated[str, StringConstraints(pattern=r"^(?:/|[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9._-]+)*/?)$", max_length=100)]
-Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9._-]+)*$", max_length=100)]
-
-
-class About(Frozen):
-    """What a repository says of itself (``repository.json``).
-
-    ``recommends``: whether recommended packages are carried; ``expires``: whether its Release states an end, which passes inside.
-    """
-
-    format: Literal["airgap.apt/v1"]
-    suites: tuple[Suite, ...] = Field(min_length=1, max_length=32, strict=False)
-    components: tuple[Word, ...] = Field(max_length=32, strict=False)
-    architecture: Literal["amd64", "arm64"]
-    recommends: bool
-    expires: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from audit.terminal import Json, Report, command, lazily
 if TYPE_CHECKING:
     from audit import repository
     from audit.install import store as stores
+    from manifests.repository import About
 else:
     repository, stores = map(lazily, ("audit.repository", "audit.install.store"))
 
@@ -43,5 +44,5 @@ def repository_show(name: Name, site_file: SiteFile = None, store: StoreFolder =
     return Report({"name": name, "sources": text, **_about(about)}, text.rstrip())
 
 
-def _about(about: repository.About) -> dict[str, bool]:
+def _about(about: About) -> dict[str, bool]:
     return {"recommends": about.recommends, "expires": about.expires}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 from manifests.errors import InvalidFileError
 
@@ -57,6 +58,13 @@ def check_disjoint(paths: tuple[str, ...], what: str) -> None:
 
 def _folded(path: str) -> str:
     return path.lower() if path.isascii() else unicodedata.normalize("NFC", unicodedata.normalize("NFD", path).casefold())
+
+
+def some(texts: Iterable[str], most: int = 5, limit: int = 80) -> str:
+    """Return the first ``most`` of ``texts``, printable, each cut to ``limit`` characters, and how many more there are."""
+    found = list(texts)
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return f"{', '.join(printable(text, limit) for text in found[:most])}{more}"
 
 
 def printable(text: str, limit: int = 200) -> str:

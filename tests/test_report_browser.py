@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from parts import browser, evidence
+from parts.images import need
 from parts.known import compared, waived
 
 from audit.evidence.approval import approval
@@ -150,11 +151,11 @@ def test_the_filter_shows_what_was_asked_for_and_paper_has_everything(chromium, 
 
 
 def text_of(pdf: bytes) -> str:
+    need("pdftotext")
     assert pdf.startswith(b"%PDF-")
     return subprocess.run(["pdftotext", "-raw", "-", "-"], input=pdf, capture_output=True, check=True).stdout.decode()
 
 
-@pytest.mark.skipif(not shutil.which("pdftotext"), reason="needs pdftotext")
 @pytest.mark.parametrize("script", [True, False], ids=["script", "no-script"])
 def test_on_paper_every_row_is_there(chromium, pages, bundle, script):
     page = chromium.open(pages["plain"], script=script)
@@ -169,7 +170,6 @@ def test_on_paper_every_row_is_there(chromium, pages, bundle, script):
     page.close()
 
 
-@pytest.mark.skipif(not shutil.which("pdftotext"), reason="needs pdftotext")
 def test_a_long_table_repeats_its_head_on_every_page_of_paper(chromium, pages):
     page = chromium.open(pages["some"])
     sheets = text_of(page.printed()).split("\f")
@@ -180,8 +180,8 @@ def test_a_long_table_repeats_its_head_on_every_page_of_paper(chromium, pages):
     page.close()
 
 
-@pytest.mark.skipif(not shutil.which("pdfinfo"), reason="needs pdfinfo")
 def test_the_approval_is_one_page(chromium, pages):
+    need("pdfinfo")
     page = chromium.open(pages["approval"])
     for width, height in ((8.27, 11.69), (8.5, 11)):  # A4, Letter
         done = chromium.ask("Page.printToPDF", page.session, paperWidth=width, paperHeight=height, preferCSSPageSize=True)

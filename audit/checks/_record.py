@@ -19,12 +19,11 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
 from audit.evidence.wheels import BROKEN
-from manifests.paths import printable
+from manifests.paths import printable, some
 
 MAX_RECORD = 64 << 20  # bytes
 MAX_MEMBERS = 200_000
 MAX_PTH = 1 << 20  # bytes
-MAX_NAMED = 5
 CHUNK = 1 << 20  # bytes
 STRONG = frozenset({"sha256", "sha384", "sha512"})
 UNLISTED = (".dist-info/RECORD", ".dist-info/RECORD.jws", ".dist-info/RECORD.p7s")
@@ -71,13 +70,13 @@ def examine(file: BinaryIO, *, deep: bool) -> Iterator[Sign]:
 def _names(members: list[zipfile.ZipInfo]) -> Iterator[Sign]:
     twice = [name for name, count in Counter(posixpath.normpath(member.filename) for member in members).items() if count > 1]
     if twice:
-        yield Sign("high", "twice", f"holds members that stand twice, of which readers take different ones: {_named(twice)}")
+        yield Sign("high", "twice", f"holds members that stand twice, of which readers take different ones: {some(twice)}")
     outside = [name for name in (member.filename for member in members) if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name)]
     if outside:
-        yield Sign("high", "outside", f"names files outside of where it is installed: {_named(outside)}")
+        yield Sign("high", "outside", f"names files outside of where it is installed: {some(outside)}")
     encrypted = [member.filename for member in members if member.flag_bits & 1]
     if encrypted:
-        yield Sign("high", "encrypted", f"holds encrypted members: {_named(encrypted)}")
+        yield Sign("high", "encrypted", f"holds encrypted members: {some(encrypted)}")
 
 
 def _starts(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -> Iterator[Sign]:
@@ -123,15 +122,15 @@ def _record(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], *, deep: b
     files = {member.filename: member for member in members if not member.is_dir() and not member.filename.endswith(UNLISTED)}
     listed = {name for name in rows if not name.endswith(UNLISTED)}
     if extra := sorted(files.keys() - listed):
-        yield Sign("high", "unlisted", f"holds {len(extra)} files its RECORD does not list: {_named(extra)}")
+        yield Sign("high", "unlisted", f"holds {len(extra)} files its RECORD does not list: {some(extra)}")
     if gone := sorted(listed - files.keys()):
-        yield Sign("medium", "absent", f"lists {len(gone)} files it does not hold: {_named(gone)}")
+        yield Sign("medium", "absent", f"lists {len(gone)} files it does not hold: {some(gone)}")
     weak = sorted(name for name in listed & files.keys() if not _is_strong(rows[name]))
     if weak:
-        yield Sign("medium", "weak", f"lists {len(weak)} files without a digest of SHA-256 or better: {_named(weak)}")
+        yield Sign("medium", "weak", f"lists {len(weak)} files without a digest of SHA-256 or better: {some(weak)}")
     wrong = sorted(name for name in listed & files.keys() if not _agrees(archive, files[name], rows[name], deep=deep))
     if wrong:
-        yield Sign("medium", "differs", f"holds {len(wrong)} files that are not what its RECORD says: {_named(wrong)}")
+        yield Sign("medium", "differs", f"holds {len(wrong)} files that are not what its RECORD says: {some(wrong)}")
 
 
 def _rows(raw: bytes) -> Iterator[list[str]]:
@@ -158,8 +157,3 @@ def _agrees(archive: zipfile.ZipFile, member: zipfile.ZipInfo, row: list[str], *
         while data := opened.read(CHUNK):
             running.update(data)
     return base64.urlsafe_b64encode(running.digest()).rstrip(b"=").decode() == expected.rstrip("=")
-
-
-def _named(names: list[str]) -> str:
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return f"{', '.join(printable(name, 80) for name in names[:MAX_NAMED])}{more}"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from audit.checks import Examined, Finding, NotAssessed, Note
 from audit.verify.verdict import Verdict
-from manifests.paths import printable
+from manifests.paths import printable, some
 
 MAX_NAMED = 3  # files named in one note; all are in the verdicts
 
@@ -31,7 +31,8 @@ def notes(verdicts: Iterable[Verdict], *, identity: str, doc: str, remedies: dic
             yield Finding(kind, "high", verdict.component, verdict.file, message, remedy, doc, waivable=waivable)
         elif verdict.seen:
             unknown.setdefault((verdict.component, "attested, and the policy names nobody for them"), []).append(name)
-    yield from (NotAssessed(identity, component, "", f"{_named(names)}: {why}") for (component, why), names in unknown.items())
+    for (component, why), names in unknown.items():
+        yield NotAssessed(identity, component, "", f"{some(names, MAX_NAMED, 120)}: {why}")
 
 
 def unjudged(verdicts: Iterable[Verdict], reason: str, *, identity: str) -> Iterator[Note]:
@@ -40,9 +41,5 @@ def unjudged(verdicts: Iterable[Verdict], reason: str, *, identity: str) -> Iter
     for verdict in verdicts:
         if verdict.seen:
             attested.setdefault(verdict.component, []).append(verdict.file.rsplit("/", 1)[-1])
-    yield from (NotAssessed(identity, component, "", f"{_named(names)}: attested, and {reason}") for component, names in attested.items())
-
-
-def _named(names: list[str]) -> str:
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return f"{', '.join(printable(name, 120) for name in names[:MAX_NAMED])}{more}"
+    for component, names in attested.items():
+        yield NotAssessed(identity, component, "", f"{some(names, MAX_NAMED, 120)}: attested, and {reason}")

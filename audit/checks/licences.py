@@ -6,11 +6,11 @@ terms, and an auditor asks who.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from audit.checks import Examined, Finding, Note, Severity, Subject
 from audit.evidence.redistribution import LICENCE_TEXT, Judgement, as_of, judge
-from manifests.paths import printable
+from manifests.paths import printable, some
 
 ID = "licences"
 TITLE = "Licences are known, and let the bundle be passed on"
@@ -28,7 +28,6 @@ REMEDIES = {
     "texts": "carry the texts: as a component of kind `path`, or take a release that has them",
     "gated": "state who accepted the terms, and when: `accepted` of the component in bundle.yaml",
 }
-MAX_NAMED = 5
 
 
 def run(subject: Subject) -> Iterator[Note]:
@@ -47,11 +46,11 @@ def run(subject: Subject) -> Iterator[Note]:
 
 
 def _finding(component: str, kind: str, entries: list[Judgement]) -> Finding:
-    names = _named(entry.name for entry in entries)
+    names = some((entry.name for entry in entries), limit=60)
     if kind == "texts":
         message = f"{len(entries)} without the licence text that their licence asks for: {names}"
         return Finding(ID, "low", component, "", message, REMEDIES[kind], DOC, about=kind)
-    licences = _named(dict.fromkeys(entry.licence for entry in entries))
+    licences = some(dict.fromkeys(entry.licence for entry in entries), limit=60)
     said = f"{len(entries)} of unknown licence, or one not in the table" if kind == "unknown" else f"{len(entries)} {kind}"
     message = f"{said}: {names} ({licences}), by the table of {as_of()}"
     return Finding(ID, SEVERITIES[kind], component, "", message, REMEDIES[kind], DOC, about=kind.replace(" ", "-"))
@@ -65,9 +64,3 @@ def _gated(subject: Subject) -> Iterator[Finding]:
             accepted = f"its terms were accepted by {printable(who, 200)}" if who else "nothing says who accepted its terms"
             message = f"gated by its publisher, and {accepted}"
             yield Finding(ID, "info" if who else "medium", component.name, "", message, REMEDIES["gated"], DOC, about="gated")
-
-
-def _named(texts: Iterable[str]) -> str:
-    found = [printable(text, 60) for text in texts]
-    more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
-    return f"{', '.join(found[:MAX_NAMED])}{more}"

@@ -28,14 +28,12 @@ from manifests import canonical
 from manifests.errors import IntegrityError, UsageError
 from manifests.lock import Frozen, Inline, LockedComponent, Pin
 from manifests.paths import check_disjoint, check_relative, printable
+from manifests.repository import ABOUT, FORMAT, KEYRING, About, Suite, Word
 
-FORMAT, ABOUT, KEYRING = "airgap.apt/v1", "repository.json", "keyring.gpg"
 KEYRINGS = ("/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/ubuntu-archive-keyring.gpg")
 MAX_KEYRING = 4 << 20  # bytes
 MAX_STATUS = 64 << 20  # bytes of a target's dpkg status
 PACKED = (".xz", ".gz", "")
-Suite = Annotated[str, StringConstraints(pattern=r"^(?:/|[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9._-]+)*/?)$", max_length=100)]
-Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9._-]+)*$", max_length=100)]
 Package = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+(?:=[A-Za-z0-9.+~:-]+)?$", max_length=200)]
 _NAMED = re.compile(r"([a-z0-9][a-z0-9+.-]+)_([^_/]+)_([a-z0-9]+)\.deb")
 
@@ -98,14 +96,9 @@ def _component(name: str, role: str | None, options: Options, archive: Archive, 
     raw = archive.keyring.read_bytes()
     keys = Pin(path=KEYRING, url=f"file:{archive.keyring}", size=len(raw), sha256=hashlib.sha256(raw).hexdigest())
     found = [(suite, text, list(_indexes(name, archive, suite, text))) for suite, text in answer.releases.items()]
-    about = {
-        "format": FORMAT,
-        "suites": list(archive.suites),
-        "components": [] if archive.suites[0].endswith("/") else list(archive.components),
-        "architecture": archive.architecture,
-        "recommends": options.recommends,
-        "expires": any("\nValid-Until:" in text for _, text, _ in found),
-    }
+    stated = {"format": FORMAT, "suites": archive.suites, "architecture": archive.architecture, "recommends": options.recommends}
+    stated["components"] = () if archive.suites[0].endswith("/") else archive.components
+    about = About.model_validate(stated | {"expires": any("\nValid-Until:" in text for _, text, _ in found)})
     texts = [Inline(path=f"{_folder(suite)}InRelease", text=text) for suite, text, _ in found]
     pins = (*debs, keys, *(pin for _, _, listed in found for pin in listed))
     check_disjoint(tuple(pin.path for pin in pins), name)
@@ -129,7 +122,7 @@ def _component(name: str, role: str | None, options: Options, archive: Archive, 
         }
         | {f"release.{suite.strip('/') or 'flat'}": _dated(text) for suite, text, _ in found},
         files=tuple(sorted(pins, key=lambda pin: pin.path)),
-        inline=(*texts, Inline(path=ABOUT, text=canonical.readable(about).decode())),
+        inline=(*texts, Inline(path=ABOUT, text=canonical.readable(about.model_dump(mode="json")).decode())),
     )
 
 

@@ -8,16 +8,13 @@ They come from the package index that `npm` is set up for on this machine, into 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-from parts.images import CACHE, need
+from parts.npm import installed
 
 INSPECJS, MULTITOOL = "inspecjs@2.12.6", "@microsoft/sarif-multitool-linux@5.7.0"
 PROGRAM = """
@@ -52,20 +49,7 @@ def complaints(path: Path) -> set[tuple[str, str]]:
 
 
 def _package(name: str) -> Path:
-    need("node", "npm")
-    made = CACHE / f"npm-{name.replace('/', '-')}"
-    CACHE.mkdir(exist_ok=True)
-    with (CACHE / f".{made.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not made.is_dir():
-            work = CACHE / f".{made.name}.work"
-            shutil.rmtree(work, ignore_errors=True)
-            work.mkdir()
-            command = ["npm", "install", "--prefix", work, "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", name]
-            done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False, timeout=300)
-            if done.returncode:
-                pytest.fail(f"npm install: {done.stderr[-400:]}")
-            for program in work.glob("node_modules/@microsoft/*/Sarif.Multitool"):
-                program.chmod(0o755)
-            work.rename(made)
+    made = installed(name.replace("/", "-"), name)
+    for program in made.glob("node_modules/@microsoft/*/Sarif.Multitool"):
+        program.chmod(0o755)
     return made

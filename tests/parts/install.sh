@@ -3,6 +3,8 @@
 # missing part are skipped with the reason; with CI=true that is a failure instead.
 set -eu
 needed="gnupg debootstrap docker.io containerd runc podman crun conmon rpm zstd docker-registry skopeo umoci jq openssl softhsm2 opensc curl nginx-light iproute2 strace util-linux busybox-static e2fsprogs"
+# a browser, what reads PDFs, and what WeasyPrint makes them with
+needed="$needed chromium fonts-dejavu-core poppler-utils libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0"
 command -v npm >/dev/null || needed="$needed nodejs npm" # of whatever source, where there is one
 missing=""
 for package in $needed; do

@@ -67,8 +67,13 @@ class Npm:
 
 def verify() -> Npm:
     """Give the verifier; skips where there is no node."""
+    return Npm(installed(PACKAGES[0].rpartition("@")[2], *PACKAGES))
+
+
+def installed(name: str, *packages: str) -> Path:
+    """Give a folder with packages of npm, kept under `parts-cache/` as `npm-NAME`; none of their scripts is run."""
     need("node", "npm")
-    made = CACHE / f"npm-{PACKAGES[0].rpartition('@')[2]}"
+    made = CACHE / f"npm-{name}"
     CACHE.mkdir(exist_ok=True)
     with (CACHE / f".{made.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -76,9 +81,9 @@ def verify() -> Npm:
             work = CACHE / f".{made.name}.work"
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
-            command = ["npm", "install", "--prefix", work, "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", *PACKAGES]
+            command = ["npm", "install", "--prefix", work, "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", *packages]
             done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False, timeout=300)
             if done.returncode:
                 pytest.fail(f"npm install: {done.stderr[-400:]}")
             work.rename(made)
-    return Npm(made)
+    return made
