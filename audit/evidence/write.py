@@ -86,9 +86,13 @@ class Verifier:
     signer: Signer
 
 
+def _pdf(assessment: Assessment, sha256: str, options: Options) -> bytes | None:
+    return pdf(html(assessment, options.author, sha256)) if options.pdf else None
+
+
 FORMATS: tuple[Format, ...] = (
-    Format(REPORT, lambda assessment, _sha256, options: html(assessment, options.author), of_refused=True),
-    Format(PDF, lambda assessment, _sha256, options: pdf(html(assessment, options.author)) if options.pdf else None, of_refused=True),
+    Format(REPORT, lambda assessment, sha256, options: html(assessment, options.author, sha256), of_refused=True),
+    Format(PDF, _pdf, of_refused=True),
     Format(APPROVAL, lambda assessment, sha256, _options: approval(assessment, sha256)),
     Format(SBOM, lambda assessment, _sha256, options: cyclonedx(assessment, options.cyclonedx, options.author)),
     Format(SPDX3, lambda assessment, _sha256, options: spdx3(assessment, options.author)),

@@ -155,6 +155,6 @@ CHECKS: dict[str, Callable[[Path], Iterator[str]]] = {
 
 
 if __name__ == "__main__":
-    wrong = complaints(Path(sys.argv[1]))
+    wrong = complaints(Path(sys.argv[1]).resolve())
     print("\n".join(wrong) or "every file is valid")
     sys.exit(bool(wrong))

@@ -62,8 +62,11 @@ class Group:
     more_files: int
 
 
-def html(assessment: Assessment, author: str | None = None) -> bytes:
-    """Return the report; the same assessment is always the same bytes. ``author`` is the URI of who signs the SBOM, if anybody does."""
+def html(assessment: Assessment, author: str | None = None, sha256: str | None = None) -> bytes:
+    """Return the report; the same assessment is always the same bytes.
+
+    ``author`` is the URI of who signs the SBOM, if anybody does; ``sha256`` (hex) is that of ``verification.json``, if it is known already.
+    """
     mood, name, meaning = verdict(assessment)
     return render(
         "report.html.j2",
@@ -77,7 +80,7 @@ def html(assessment: Assessment, author: str | None = None) -> bytes:
         unchecked=unchecked(assessment),
         not_checked=_by_topic(assessment),
         moods=MOODS,
-        canonical_sha256=hashlib.sha256(verification_json(assessment)).hexdigest(),
+        canonical_sha256=sha256 or hashlib.sha256(verification_json(assessment)).hexdigest(),
         **(_proved(assessment, assessment.proof, author) if assessment.proof else {}),
     )
 
